@@ -1,0 +1,6 @@
+//! The commands.
+
+/// Runs the command line.
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}

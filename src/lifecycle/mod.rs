@@ -1,0 +1,3 @@
+//! One state machine for every message: operations in, transitions out.
+
+pub mod transition;

@@ -1,0 +1,288 @@
+//! What the lifecycle stage says: the vocabulary between the state machine and everything that shows it.
+
+use std::net::SocketAddr;
+
+use crate::capture::Owner;
+use crate::names::Name;
+use crate::protocol::operation::{Identity, TraceContext};
+use crate::time::Timestamp;
+
+/// The states of a message (`Created` to `Expired`), and of each of its deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are the definitions of the design; docs/events.md describes each")]
+pub enum State {
+    Created,
+    Confirmed,
+    PublishFailed,
+    Returned,
+    Expired,
+    Dispatched,
+    Processing,
+    Acknowledged,
+    Rejected,
+    Failed,
+    Retrying,
+    DeadLettered,
+    Dropped,
+}
+
+impl State {
+    /// All of them, in the order of a message's life.
+    pub const ALL: [State; 13] = [
+        State::Created,
+        State::Confirmed,
+        State::PublishFailed,
+        State::Returned,
+        State::Expired,
+        State::Dispatched,
+        State::Processing,
+        State::Acknowledged,
+        State::Rejected,
+        State::Failed,
+        State::Retrying,
+        State::DeadLettered,
+        State::Dropped,
+    ];
+
+    /// The name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Created => "Created",
+            State::Confirmed => "Confirmed",
+            State::PublishFailed => "PublishFailed",
+            State::Returned => "Returned",
+            State::Expired => "Expired",
+            State::Dispatched => "Dispatched",
+            State::Processing => "Processing",
+            State::Acknowledged => "Acknowledged",
+            State::Rejected => "Rejected",
+            State::Failed => "Failed",
+            State::Retrying => "Retrying",
+            State::DeadLettered => "DeadLettered",
+            State::Dropped => "Dropped",
+        }
+    }
+}
+
+/// How a conclusion was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Evidence {
+    /// The wire said so.
+    Observed,
+    /// It follows from what the wire said before (declarations, a lost connection), and later evidence may correct it.
+    Inferred,
+}
+
+impl Evidence {
+    /// The name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Evidence::Observed => "observed",
+            Evidence::Inferred => "inferred",
+        }
+    }
+}
+
+/// Why a message entered a state, where there is more to say than the state's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// The consumer rejected it without requeue (basic.reject, basic.nack).
+    Rejected,
+    /// The consumer gave it back (requeue=1).
+    Requeued,
+    /// basic.recover.
+    Recovered,
+    /// Its time to live passed in the queue.
+    Expired,
+    /// The queue was full.
+    Maxlen,
+    /// The quorum queue's delivery limit was reached.
+    DeliveryLimit,
+    /// The connection ended with the delivery, or the confirm, outstanding.
+    ConnectionLost,
+    /// The channel ended with the delivery, or the confirm, outstanding.
+    ChannelClosed,
+    /// No queue was bound for it.
+    Unroutable,
+    /// The broker refused the publish (basic.nack).
+    Refused,
+    /// The exchange does not exist, or may not be written to.
+    ExchangeRefused,
+    /// A retry queue or topic took it, to bring it back later.
+    RetryTopic,
+    /// The application published it again elsewhere and settled the original.
+    Republished,
+    /// The queue was deleted with the message in it.
+    QueueDeleted,
+    /// The queue was purged.
+    Purged,
+    /// The consumer did not settle in the broker's time.
+    AckTimeout,
+}
+
+impl Reason {
+    /// The name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Rejected => "rejected",
+            Reason::Requeued => "requeued",
+            Reason::Recovered => "recovered",
+            Reason::Expired => "expired",
+            Reason::Maxlen => "maxlen",
+            Reason::DeliveryLimit => "delivery_limit",
+            Reason::ConnectionLost => "connection_lost",
+            Reason::ChannelClosed => "channel_closed",
+            Reason::Unroutable => "unroutable",
+            Reason::Refused => "refused",
+            Reason::ExchangeRefused => "exchange_refused",
+            Reason::RetryTopic => "retry_topic",
+            Reason::Republished => "republished",
+            Reason::QueueDeleted => "queue_deleted",
+            Reason::Purged => "purged",
+            Reason::AckTimeout => "ack_timeout",
+        }
+    }
+}
+
+/// How a delivery was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Settlement {
+    /// By a settlement that named it.
+    Explicit,
+    /// By one that covered it and others.
+    Multiple,
+    /// By being sent (no-ack consumers).
+    Automatic,
+}
+
+impl Settlement {
+    /// The name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Settlement::Explicit => "explicit",
+            Settlement::Multiple => "multiple",
+            Settlement::Automatic => "automatic",
+        }
+    }
+}
+
+/// One transition of one message, or of `count` messages alike. Borrows from the state machine's tables: whoever wants to
+/// keep it renders or copies what is needed.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition<'a> {
+    /// When the deciding byte passed the socket.
+    pub time: Timestamp,
+    /// The state entered.
+    pub state: State,
+    /// The state left.
+    pub previous: Option<State>,
+    /// Observed or inferred.
+    pub evidence: Evidence,
+    /// Twins without identity were matched first in, first out.
+    pub ambiguous: bool,
+    /// The state that this line takes back.
+    pub corrects: Option<State>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// How many messages; at least 1.
+    pub count: u64,
+    /// The message's identity, where it is known.
+    pub message: Option<Identity>,
+    /// 1 for the first delivery of this message in this queue.
+    pub delivery: Option<u32>,
+    /// The attributes that apply.
+    pub attributes: Attributes<'a>,
+    /// The times of what went before.
+    pub timings: Timings,
+}
+
+/// Attributes of a transition or event; what does not apply is `None`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attributes<'a> {
+    /// messaging.system: `rabbitmq`.
+    pub system: &'static str,
+    /// messaging.operation.name: publish, deliver, get, ack, nack, reject, …: the wire's own word.
+    pub operation: Option<&'static str>,
+    /// Exchange; empty is the default exchange.
+    pub exchange: Option<&'a Name>,
+    /// Routing key.
+    pub routing_key: Option<&'a Name>,
+    /// The queue that a delivery, settlement or dead letter belongs to.
+    pub queue: Option<&'a Name>,
+    /// Virtual host.
+    pub vhost: Option<&'a Name>,
+    /// message-id.
+    pub message_id: Option<&'a Name>,
+    /// correlation-id.
+    pub conversation_id: Option<&'a Name>,
+    /// Body size in bytes.
+    pub body_size: Option<u64>,
+    /// The client's name for its connection.
+    pub client_id: Option<&'a Name>,
+    /// Consumer tag.
+    pub consumer_tag: Option<&'a Name>,
+    /// Delivery tag.
+    pub delivery_tag: Option<u64>,
+    /// The broker's redelivered bit.
+    pub redelivered: Option<bool>,
+    /// How it was settled.
+    pub settlement: Option<Settlement>,
+    /// Offset in a stream queue.
+    pub stream_offset: Option<u64>,
+    /// The queue that the message died in.
+    pub dead_letter_source: Option<&'a Name>,
+    /// The queue that took it, or `exchange:routing key` where the queue is not known.
+    pub dead_letter_destination: Option<&'a Name>,
+    /// error.type: the broker's code.
+    pub error_code: Option<u16>,
+    /// The broker's text.
+    pub error_text: Option<&'a Name>,
+    /// The broker's end.
+    pub server: Option<SocketAddr>,
+    /// The application's end.
+    pub client: Option<SocketAddr>,
+    /// The application's process, where it is on this host.
+    pub process: Option<&'a Owner>,
+    /// The message's own trace context.
+    pub trace: Option<TraceContext>,
+}
+
+/// When the earlier steps of a message, and of the delivery at hand, happened. What was not seen is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Created.
+    pub created: Option<Timestamp>,
+    /// Confirmed.
+    pub confirmed: Option<Timestamp>,
+    /// This delivery's Dispatched.
+    pub dispatched: Option<Timestamp>,
+    /// This delivery's Processing.
+    pub processing: Option<Timestamp>,
+    /// The first Failed or Rejected of this message in this queue; equal to the line's own time on that very line.
+    pub first_failed: Option<Timestamp>,
+}
+
+/// Something about a connection, a channel or a broker's answer that is no message state.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// What: one of the names in docs/events.md.
+    pub name: &'static str,
+    /// How many messages, settlements or bytes it speaks of, where it speaks of some.
+    pub count: Option<u64>,
+    /// More, in words.
+    pub detail: Option<&'a str>,
+    /// Observed or inferred.
+    pub evidence: Evidence,
+    /// The attributes that apply.
+    pub attributes: Attributes<'a>,
+}
+
+/// Who listens to the state machine.
+pub trait Observer {
+    /// A message entered a state.
+    fn transition(&mut self, transition: &Transition<'_>);
+    /// Something else happened.
+    fn event(&mut self, event: &Event<'_>);
+}
