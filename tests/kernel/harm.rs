@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use acktrail::capture::Direction;
-use acktrail::kernel::{Capture, Options, privileges};
+use acktrail::kernel::probe::{Standing, probe};
+use acktrail::kernel::{Capture, Feature, Options, privileges};
 use libbpf_rs::query::{LinkInfoIter, MapInfoIter, ProgInfoIter, ProgInfoQueryOptions};
 
 use crate::processes;
@@ -198,4 +199,20 @@ fn nothing_is_left_after_a_kill() {
         assert!(Instant::now() < deadline, "left behind: {left:?}");
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_doctor_tries_every_program() {
+    let findings = probe(&only(21045));
+    for feature in Feature::ALL {
+        let finding =
+            findings.iter().find(|finding| finding.name == feature.to_string()).expect("a finding per feature");
+        assert_eq!(finding.standing, Standing::Ok, "{}", finding.detail);
+    }
+    assert!(findings.iter().all(|finding| finding.standing != Standing::Missing), "{findings:?}");
+    let nowhere = Options { cgroup_root: Some("/proc".into()), ..only(21045) };
+    let failed = probe(&nowhere);
+    let packets = failed.iter().find(|finding| finding.name == Feature::Packets.to_string()).unwrap();
+    assert_eq!(packets.standing, Standing::Missing, "attached to /proc?");
 }
