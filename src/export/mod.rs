@@ -8,3 +8,5 @@ pub mod destination;
 pub mod json;
 pub mod lines;
 pub mod registry;
+pub mod routes;
+pub mod summary;
