@@ -16,6 +16,7 @@ pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod export;
+pub mod filter;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod lifecycle;
@@ -23,4 +24,6 @@ pub mod names;
 pub mod pipeline;
 pub mod protocol;
 pub mod stream;
+pub mod suggest;
 pub mod time;
+pub mod units;
