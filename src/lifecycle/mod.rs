@@ -234,12 +234,12 @@ impl Lifecycles {
                 }
             }
             Operation::Transaction { channel, committed, published, settled } => {
-                let name = if committed { "transaction_committed" } else { "transaction_rolled_back" };
-                let event = self.event(time, channel.connection, name);
-                observer.event(&Event { count: Some(published + settled), ..event });
+                let event = self.event(time, channel.connection, "transaction");
+                let detail = Some(if committed { "committed" } else { "rolled back" });
+                observer.event(&Event { count: Some(published + settled), detail, ..event });
             }
             Operation::Blocked { reason } => {
-                let name = if reason.is_some() { "connection_blocked" } else { "connection_unblocked" };
+                let name = if reason.is_some() { "blocked" } else { "unblocked" };
                 let event = self.event(time, connection, name);
                 observer.event(&Event { detail: reason.as_deref(), ..event });
             }

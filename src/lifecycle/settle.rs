@@ -285,7 +285,8 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let party = self.party(connection);
-        let mut event = self.event(time, connection, if deleted { "queue_deleted" } else { "queue_purged" });
+        let mut event = self.event(time, connection, "queue_emptied");
+        event.detail = Some(if deleted { "deleted" } else { "purged" });
         event.count = messages;
         event.attributes.queue = Some(queue);
         observer.event(&event);
