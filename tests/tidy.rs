@@ -49,11 +49,8 @@ const STAGES: &[(&str, &[&str])] = &[
 
 fn stage_files(stage: &str) -> Vec<PathBuf> {
     let file = root().join(format!("src/{stage}.rs"));
-    let mut found = if root().join(format!("src/{stage}")).is_dir() {
-        files(&format!("src/{stage}"), "rs")
-    } else {
-        Vec::new()
-    };
+    let mut found =
+        if root().join(format!("src/{stage}")).is_dir() { files(&format!("src/{stage}"), "rs") } else { Vec::new() };
     found.extend(file.exists().then_some(file));
     assert!(!found.is_empty(), "no stage {stage}");
     found
@@ -187,7 +184,10 @@ fn every_dependency_is_explained() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
         for dependency in manifest[section].as_table().unwrap().keys() {
-            assert!(text.contains(&format!("`{dependency}`")), "ARCHITECTURE.md does not say why {dependency} is there");
+            assert!(
+                text.contains(&format!("`{dependency}`")),
+                "ARCHITECTURE.md does not say why {dependency} is there"
+            );
         }
     }
 }

@@ -52,13 +52,15 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let Some(chain) = self.messages.get(reference).and_then(|entry| entry.chains.get(place)) else { return };
-        let (Some(queue), Some(route), Some(holder)) = (chain.queue.clone(), chain.route.clone(), chain.holder.clone())
-        else {
+        let Some(entry) = self.messages.get(reference) else { return };
+        let route = chain.route.as_ref().unwrap_or(&entry.route).clone();
+        let party = chain.holder.as_ref().or(entry.publisher.as_ref()).cloned();
+        let (Some(queue), Some(party)) = (chain.queue.clone(), party) else {
             self.messages.await_again(reference);
             self.settle_message(reference);
             return;
         };
-        match self.topology(holder.connection).afterlife(&queue, &route.routing_key) {
+        match self.topology(&party).afterlife(&queue, &route.routing_key) {
             Afterlife::Unknown | Afterlife::Stays => {
                 self.messages.await_again(reference);
                 self.settle_message(reference);
@@ -71,7 +73,34 @@ impl Lifecycles {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "two calls, both above")]
+    /// A message expired in a queue: without a dead-letter exchange that was its end.
+    pub(super) fn dead_letter_expired(
+        &mut self,
+        time: Timestamp,
+        reference: MessageRef,
+        place: usize,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(entry) = self.messages.get(reference) else { return };
+        let (Some(queue), Some(party)) =
+            (entry.chains.get(place).and_then(|chain| chain.queue.clone()), entry.publisher.clone())
+        else {
+            return;
+        };
+        let key = entry.route.routing_key.clone();
+        if self.topology(&party).arguments(&queue).is_some_and(|arguments| arguments.dead_letter_exchange.is_some()) {
+            let way = match self.topology(&party).afterlife(&queue, &key) {
+                Afterlife::DeadLetterQueue(name) | Afterlife::ComesBack(name) => Some(name),
+                Afterlife::Unknown | Afterlife::Stays | Afterlife::Gone => None,
+            };
+            self.died(time, reference, place, State::DeadLettered, Reason::Expired, way, observer);
+        } else {
+            self.messages.await_again(reference);
+            self.settle_message(reference);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "three calls, all above")]
     fn died(
         &mut self,
         time: Timestamp,
@@ -194,7 +223,7 @@ impl Lifecycles {
             self.retrying(time, reference, place, Some(way), false, observer);
         }
         if let Some(holder) = holder {
-            self.topology(holder.connection).learn_comes_back(&death.queue);
+            self.topology(&holder).learn_comes_back(&death.queue);
         }
     }
 

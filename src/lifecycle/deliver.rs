@@ -48,6 +48,7 @@ impl Lifecycles {
         let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.is_some());
         let Some(chain) = entry.chains.get_mut(place) else { return };
         let first = chain.attempt == 0 && !chain.is_awaited();
+        let wrong = is_wrong(chain).then_some(chain.state);
         // A message that was thought lost on its way to the broker has arrived.
         let arrived = first && message_state == State::PublishFailed && message_evidence == Evidence::Inferred;
         let death = death.filter(|_| first);
@@ -87,7 +88,7 @@ impl Lifecycles {
         {
             let mut line = emit::of_delivery(entry, chain, &held, &party, time);
             line.previous = previous;
-            line.corrects = arrived.then_some(State::PublishFailed);
+            line.corrects = arrived.then_some(State::PublishFailed).or(wrong);
             line.attributes.dead_letter_source = death.as_ref();
             line.attributes.operation = Some(if held.consumer.is_some() { "deliver" } else { "get" });
             observer.transition(&line);
@@ -124,6 +125,7 @@ impl Lifecycles {
                     && chain(entry).is_some_and(|chain| {
                         matches!(chain.state, State::Failed | State::Retrying)
                             || (delivery.redelivered && chain.is_in_flight())
+                            || is_wrong(&chain)
                     })
             };
             if delivery.redelivered || !deaths {
@@ -409,6 +411,11 @@ impl Lifecycles {
             self.held_bodies.remove(&body);
         }
     }
+}
+
+/// A delivery shows that this end of the chain, which had been inferred, did not happen.
+fn is_wrong(chain: &Chain) -> bool {
+    chain.evidence == Evidence::Inferred && matches!(chain.state, State::Expired | State::Dropped | State::DeadLettered)
 }
 
 fn is_chain_of(chain: &Chain, delivery: &Delivery) -> bool {

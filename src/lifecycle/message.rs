@@ -218,7 +218,7 @@ pub(super) fn same_name(one: Option<&Name>, other: Option<&Name>) -> bool {
 }
 
 /// A message's place in the table; stale once the message is forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MessageRef {
     index: u32,
     generation: u32,

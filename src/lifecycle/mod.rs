@@ -20,6 +20,7 @@
 //! | delivered again | Dispatched, Processing (the loss was not seen) | Failed, Retrying, Dispatched |
 //! | delivered with x-death of this queue | Rejected, DeadLettered, Dropped | Retrying, Dispatched |
 //! | delivered with x-death of other queues | any but Acknowledged, in those | DeadLettered there; Dispatched here |
+//! | its time to live passes | Created, Confirmed | Expired, then DeadLettered where the queue's declaration says so |
 //! | read | Dispatched | Processing; with no-ack Acknowledged at once |
 //! | acknowledged | Dispatched, Processing | Acknowledged |
 //! | rejected | Dispatched, Processing | Rejected, then what the queue's declaration says: DeadLettered, Dropped or Retrying |
@@ -31,6 +32,7 @@ mod channel;
 mod dead_letter;
 mod deliver;
 mod emit;
+mod expire;
 mod message;
 mod party;
 mod publish;
@@ -41,7 +43,8 @@ pub mod transition;
 #[cfg(test)]
 mod transcript;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -84,6 +87,8 @@ pub struct Lifecycles {
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
     held_bodies: HashMap<u64, MessageRef>,
+    /// When messages expire that nobody has been given.
+    expiries: BinaryHeap<Reverse<(Timestamp, MessageRef)>>,
     statistics: Statistics,
 }
 
@@ -119,6 +124,7 @@ impl Lifecycles {
             connections: HashMap::new(),
             topologies: HashMap::new(),
             held_bodies: HashMap::new(),
+            expiries: BinaryHeap::new(),
             statistics: Statistics::default(),
         }
     }
@@ -216,17 +222,23 @@ impl Lifecycles {
                 observer.event(&event);
             }
             Operation::QueueDeclared { queue, arguments, messages: _ } => {
-                self.topology(connection).declare_queue(&queue, arguments);
+                let party = self.party(connection);
+                self.topology(&party).declare_queue(&queue, arguments);
             }
             Operation::QueueEmptied { queue, deleted, messages } => {
                 self.queue_emptied(time, connection, &queue, deleted, messages, observer);
             }
             Operation::ExchangeDeclared { exchange, kind, alternate } => {
-                self.topology(connection).declare_exchange(&exchange, kind, alternate);
+                let party = self.party(connection);
+                self.topology(&party).declare_exchange(&exchange, kind, alternate);
             }
-            Operation::ExchangeDeleted { exchange } => self.topology(connection).delete_exchange(&exchange),
+            Operation::ExchangeDeleted { exchange } => {
+                let party = self.party(connection);
+                self.topology(&party).delete_exchange(&exchange);
+            }
             Operation::Binding { exchange, target, to_exchange, routing_key, bound, arguments } => {
-                let topology = self.topology(connection);
+                let party = self.party(connection);
+                let topology = self.topology(&party);
                 if bound {
                     topology.bind(&exchange, &target, to_exchange, &routing_key, arguments);
                 } else {
@@ -281,11 +293,8 @@ impl Lifecycles {
         self.connection(id.connection).channels.entry((id.number, id.incarnation)).or_default()
     }
 
-    fn topology(&mut self, connection: ConnectionId) -> &mut Topology {
-        let key = self.connections.get(&connection).map_or((None, None), |connection| {
-            let party = &connection.party;
-            (party.server.map(|server| server.port()), party.vhost.clone())
-        });
+    fn topology(&mut self, party: &Party) -> &mut Topology {
+        let key = (party.server.map(|server| server.port()), party.vhost.clone());
         // A connection joined in the middle has not said its virtual host. If the broker has shown only one, it is that one.
         if key.1.is_none() && !self.topologies.contains_key(&key) {
             let mut known = self.topologies.keys().filter(|(port, vhost)| *port == key.0 && vhost.is_some());

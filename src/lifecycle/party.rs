@@ -18,6 +18,8 @@ pub(super) struct Party {
     pub process: Option<Owner>,
     /// The client's socket is watched here, so that its reads are seen.
     pub reads_seen: bool,
+    /// The broker's socket is watched here, so that everything it sends to anybody is seen.
+    pub broker_seen: bool,
     pub client_name: Option<Name>,
     pub vhost: Option<Name>,
 }
@@ -31,6 +33,7 @@ impl Party {
             client: None,
             process: None,
             reads_seen: false,
+            broker_seen: false,
             client_name: None,
             vhost: None,
         })
@@ -50,6 +53,7 @@ impl Party {
             client: ends.map(|(client, _)| client.address),
             process: ends.and_then(|(client, _)| client.owner.clone()),
             reads_seen: ends.is_some_and(|(client, _)| client.local),
+            broker_seen: ends.is_some_and(|(_, server)| server.local),
             client_name: session.and_then(|session| session.client_name.clone()),
             vhost: session.and_then(|session| session.vhost.clone()),
         })

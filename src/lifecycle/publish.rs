@@ -51,7 +51,9 @@ impl Lifecycles {
         line.reason = original.map(|_| Reason::Republished);
         line.attributes.operation = Some("publish");
         observer.transition(&line);
-        if ended {
+        if !ended {
+            self.expect_expiry(time, reference, &party);
+        } else {
             // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
             self.publish_failed(time, reference, Reason::ChannelClosed, false, None, observer);
         }

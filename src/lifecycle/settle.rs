@@ -138,7 +138,7 @@ impl Lifecycles {
         let Some(chain) = self.messages.get(reference).and_then(|entry| entry.chains.get(place)) else { return false };
         let (Some(queue), Some(holder)) = (chain.queue.clone(), chain.holder.clone()) else { return false };
         let Some(deliveries) = chain.delivery else { return false };
-        let Some(arguments) = self.topology(holder.connection).arguments(&queue) else { return false };
+        let Some(arguments) = self.topology(&holder).arguments(&queue) else { return false };
         let quorum = arguments.queue_type.as_deref() == Some("quorum");
         let limit = arguments.delivery_limit.and_then(|limit| u32::try_from(limit).ok());
         quorum && limit.is_some_and(|limit| deliveries > limit)
@@ -304,7 +304,7 @@ impl Lifecycles {
             }
         }
         if deleted {
-            self.topology(connection).delete_queue(queue);
+            self.topology(&party).delete_queue(queue);
         }
     }
 
@@ -316,17 +316,17 @@ impl Lifecycles {
         }
         match entry.chains.of_queue(Some(queue)).and_then(|place| entry.chains.get(place)) {
             Some(chain) => matches!(chain.state, State::Failed | State::Retrying) && chain.destination.is_none(),
-            None => entry.chains.is_empty() && self.goes_only_to(reference, queue, party.connection),
+            None => entry.chains.is_empty() && self.goes_only_to(reference, queue, party),
         }
     }
 
-    fn goes_only_to(&mut self, reference: MessageRef, queue: &Name, connection: ConnectionId) -> bool {
+    fn goes_only_to(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
         let Some(entry) = self.messages.get(reference) else { return false };
         if !matches!(entry.state, State::Created | State::Confirmed) || has_copies(entry) {
             return false;
         }
         let route = entry.route.clone();
-        let reached = self.topology(connection).routed(&route.exchange, &route.routing_key);
+        let reached = self.topology(party).routed(&route.exchange, &route.routing_key);
         reached.len() == 1 && reached[0] == *queue
     }
 

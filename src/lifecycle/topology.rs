@@ -28,6 +28,8 @@ pub(super) enum Afterlife {
 pub(super) struct Topology {
     queues: HashMap<Name, Queue>,
     exchanges: HashMap<Name, Exchange>,
+    /// Some queue has a time to live.
+    expiring: bool,
     /// Declarations that found no room.
     pub refused: u64,
 }
@@ -66,6 +68,7 @@ impl Topology {
             self.refused += 1;
             return;
         }
+        self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
         let known = self.queues.entry(queue.clone()).or_default();
         if arguments.is_some() {
             known.arguments = arguments;
@@ -136,6 +139,22 @@ impl Topology {
     /// What the queue's declaration said, if it was seen.
     pub fn arguments(&self, queue: &Name) -> Option<&QueueArguments> {
         self.queues.get(queue)?.arguments.as_deref()
+    }
+
+    /// The queue that a publish goes to and its time to live there, in milliseconds, where both are known. `own` is the
+    /// message's own expiration; the shorter of the two counts (RabbitMQ, time-to-live).
+    pub fn expiry(&self, exchange: &Name, routing_key: &Name, own: Option<u64>) -> Option<(Name, u64)> {
+        if own.is_none() && !self.expiring {
+            return None;
+        }
+        let mut queues = self.routed(exchange, routing_key);
+        let queue = queues.pop().filter(|_| queues.is_empty())?;
+        let arguments = self.arguments(&queue)?;
+        if arguments.queue_type.as_deref() == Some("stream") {
+            return None;
+        }
+        let ttl = own.into_iter().chain(arguments.message_ttl_ms).min()?;
+        Some((queue, ttl))
     }
 
     /// Where a message goes that `queue` dead-letters.

@@ -134,7 +134,7 @@ impl Stage {
         let operation = match words.plain[0] {
             "advance" => {
                 self.now = self.now.plus(Duration::from_millis(words.plain[1].parse().unwrap()));
-                return;
+                return self.machine.handle_timeout(self.now, &mut self.lines);
             }
             "connect" => return self.connect(&words),
             "lost" | "closed" => {
@@ -221,6 +221,7 @@ impl Stage {
         let deaths = words.get("deaths").map(|deaths| deaths.split(',').map(death).collect()).unwrap_or_default();
         let extras = Extras {
             deaths,
+            expiration_ms: words.number("expires"),
             stream_offset: words.number("offset"),
             delivery_count: words.number("count"),
             ..Extras::default()
