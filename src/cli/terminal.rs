@@ -180,6 +180,7 @@ impl Table {
                 style.paint(bare, colors, out);
                 gap = 2 + cell.len() - bare.len();
             }
+            out.truncate(out.trim_end_matches(' ').len());
             out.push('\n');
         }
     }
