@@ -23,6 +23,7 @@ pub mod lifecycle;
 pub mod names;
 pub mod pipeline;
 pub mod protocol;
+pub mod row;
 pub mod stream;
 pub mod suggest;
 pub mod time;
