@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use acktrail::export::registry::{ATTRIBUTES, EVENTS, FIELDS, Type};
+use acktrail::export::registry::{ATTRIBUTES, EVENTS, FIELDS, Instrument, METRICS, Type};
 use acktrail::lifecycle::transition::{Reason, State};
 
 const EVENTS_PAGE: &str = include_str!("../docs/events.md");
+const METRICS_PAGE: &str = include_str!("../docs/metrics.md");
 
 /// The rows of the first table under `## heading`: the cells of each, the first without its back quotes.
 fn table<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
@@ -45,11 +46,39 @@ fn every_attribute_of_a_line_is_documented_with_its_type() {
     same(&names(EVENTS_PAGE, "Attributes"), in_lines.clone().map(|attribute| attribute.key));
     for row in table(EVENTS_PAGE, "Attributes") {
         let attribute = in_lines.clone().find(|attribute| attribute.key == row[0]).expect(row[0]);
-        let kind = match attribute.kind {
-            Type::Text => "text",
-            Type::Int => "number",
-            Type::Bool => "bool",
+        assert_eq!(row[1], type_name(attribute.kind), "{}", row[0]);
+    }
+}
+
+#[test]
+fn every_metric_is_documented_with_instrument_and_unit() {
+    same(&names(METRICS_PAGE, "Metrics"), METRICS.iter().map(|metric| metric.name));
+    for row in table(METRICS_PAGE, "Metrics") {
+        let metric = METRICS.iter().find(|metric| metric.name == row[0]).expect(row[0]);
+        let instrument = match metric.instrument {
+            Instrument::Counter => "counter",
+            Instrument::UpDownCounter => "up-down counter",
+            Instrument::Histogram => "histogram",
         };
-        assert_eq!(row[1], kind, "{}", row[0]);
+        assert_eq!(row[1..], [instrument, metric.unit, metric.says], "{}", row[0]);
+    }
+}
+
+#[test]
+fn every_attribute_of_telemetry_is_documented_with_its_place() {
+    let telemetry = ATTRIBUTES.iter().filter(|attribute| attribute.in_telemetry());
+    same(&names(METRICS_PAGE, "Attributes"), telemetry.clone().map(|attribute| attribute.key));
+    for row in table(METRICS_PAGE, "Attributes") {
+        let attribute = telemetry.clone().find(|attribute| attribute.key == row[0]).expect(row[0]);
+        let places: String = ['m', 's', 'r'].into_iter().filter(|place| attribute.places.contains(*place)).collect();
+        assert_eq!(row[1..3], [type_name(attribute.kind), &places], "{}", row[0]);
+    }
+}
+
+fn type_name(kind: Type) -> &'static str {
+    match kind {
+        Type::Text => "text",
+        Type::Int => "number",
+        Type::Bool => "bool",
     }
 }

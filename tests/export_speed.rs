@@ -7,8 +7,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use acktrail::export::json::transition_line;
+use acktrail::export::metrics::{Health, Metrics};
 use acktrail::export::summary::Totals;
 use acktrail::lifecycle::transition::Observer;
+use acktrail::time::Timestamp;
 use export_support::Life;
 
 const MESSAGES: u64 = 400_000;
@@ -42,6 +44,11 @@ fn figures() {
             let mut totals = Totals::new();
             life.feed(MESSAGES, &mut |transition| totals.transition(transition));
             black_box(totals.rows());
+        });
+        measure("metrics", |life| {
+            let mut metrics = Metrics::new(Timestamp(0));
+            life.feed(MESSAGES, &mut |transition| metrics.transition(transition));
+            black_box(metrics.snapshot(Timestamp(0), &Health::default()));
         });
     }
 }

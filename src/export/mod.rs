@@ -5,8 +5,11 @@
 //! documentation is checked against.
 
 pub mod destination;
+pub mod histogram;
 pub mod json;
 pub mod lines;
+pub mod metrics;
 pub mod registry;
+pub mod resource;
 pub mod routes;
 pub mod summary;

@@ -45,17 +45,17 @@ impl Attribute {
 
 macro_rules! attributes {
     ($($name:ident = $key:literal $kind:ident $places:literal;)*) => {
-        /// The attributes, one constant each.
+        /// The attributes, one each.
         pub mod attribute {
             use super::{Attribute, Type};
             $(
                 #[doc = concat!("`", $key, "`")]
-                pub const $name: Attribute =
+                pub static $name: Attribute =
                     Attribute { key: $key, json: concat!("\"", $key, "\":"), kind: Type::$kind, places: $places };
             )*
         }
         /// All attributes.
-        pub const ATTRIBUTES: &[Attribute] = &[$(attribute::$name),*];
+        pub static ATTRIBUTES: &[&Attribute] = &[$(&attribute::$name),*];
     };
 }
 
@@ -73,7 +73,7 @@ attributes! {
     ROUTING_KEY = "messaging.rabbitmq.destination.routing_key" Text "ls";
     DELIVERY_TAG = "messaging.rabbitmq.message.delivery_tag" Int "ls";
     EXCHANGE = "acktrail.rabbitmq.exchange" Text "ls";
-    VHOST = "acktrail.rabbitmq.vhost" Text "ls";
+    VHOST = "acktrail.rabbitmq.vhost" Text "lsm";
     CONSUMER_TAG = "acktrail.rabbitmq.consumer_tag" Text "ls";
     STREAM_OFFSET = "acktrail.rabbitmq.stream.offset" Int "ls";
     QUEUE = "acktrail.queue.name" Text "lsm";
@@ -100,9 +100,11 @@ attributes! {
     AMBIGUOUS = "acktrail.message.ambiguous" Bool "s";
     DELIVERY = "acktrail.message.delivery" Int "s";
     COUNT = "messaging.batch.message_count" Int "s";
-    STAGE = "acktrail.stage" Text "m";
-    UNIT = "acktrail.unit" Text "m";
-    SIGNAL = "acktrail.signal" Text "m";
+    LOSS_STAGE = "acktrail.loss.stage" Text "m";
+    LOSS_REASON = "acktrail.loss.reason" Text "m";
+    LOSS_UNIT = "acktrail.loss.unit" Text "m";
+    TABLE = "acktrail.table" Text "m";
+    SIGNAL = "acktrail.export.signal" Text "m";
     SERVICE_NAME = "service.name" Text "r";
     SERVICE_VERSION = "service.version" Text "r";
     HOST_NAME = "host.name" Text "r";
@@ -145,6 +147,66 @@ pub const EVENTS: &[&str] = &[
     "evicted",
     "queue_emptied",
 ];
+
+/// What kind of instrument a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instrument {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    UpDownCounter,
+    /// Durations by bucket.
+    Histogram,
+}
+
+/// A metric.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name in OTLP.
+    pub name: &'static str,
+    /// Its instrument.
+    pub instrument: Instrument,
+    /// Its unit (UCUM, with annotations in braces).
+    pub unit: &'static str,
+    /// What it says.
+    pub says: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal $instrument:ident $unit:literal $says:literal;)*) => {
+        /// The metrics, one each.
+        pub mod metric {
+            use super::{Instrument, Metric};
+            $(
+                #[doc = $says]
+                pub static $constant: Metric =
+                    Metric { name: $name, instrument: Instrument::$instrument, unit: $unit, says: $says };
+            )*
+        }
+        /// All metrics.
+        pub static METRICS: &[&Metric] = &[$(&metric::$constant),*];
+    };
+}
+
+metrics! {
+    SENT = "messaging.client.sent.messages" Counter "{message}" "Messages that producers tried to send";
+    CONSUMED = "messaging.client.consumed.messages" Counter "{message}" "Messages that reached consumers, once per delivery";
+    OPERATION_DURATION = "messaging.client.operation.duration" Histogram "s" "From a publish to the broker's confirm of it";
+    PROCESS_DURATION = "messaging.process.duration" Histogram "s" "From the application's reading of a message to its settlement";
+    TRANSITIONS = "acktrail.message.transitions" Counter "{message}" "Messages that entered a state";
+    IN_FLIGHT = "acktrail.message.in_flight" UpDownCounter "{message}" "Messages dispatched to consumers and not settled";
+    DEAD_LETTERS = "acktrail.dead_letter.messages" Counter "{message}" "Messages that were dead-lettered";
+    RETRY_DURATION = "acktrail.retry.duration" Histogram "s" "From a message's first failure to its final acknowledgement or dead letter";
+    SETTLE_FAILURES = "acktrail.settle.failures" Counter "{settlement}" "Settlements that the broker refused";
+    BROKER_DURATION = "acktrail.broker.duration" Histogram "s" "From a publish to its first delivery";
+    RECEIVE_BUFFER_DURATION = "acktrail.receive_buffer.duration" Histogram "s" "From a delivery to the application's reading of it";
+    CAPTURE_LOST = "acktrail.capture.lost" Counter "1" "What was lost, by stage and reason";
+    CAPTURE_BYTES = "acktrail.capture.bytes" Counter "By" "Payload that passed watched sockets";
+    CAPTURE_SEGMENTS = "acktrail.capture.segments" Counter "{segment}" "Packets with payload that passed watched sockets";
+    PARSER_ERRORS = "acktrail.parser.errors" Counter "{error}" "What the protocol's sessions could not read";
+    TABLE_EVICTIONS = "acktrail.table.evictions" Counter "{entry}" "Entries that tables forgot because their budget was reached";
+    EXPORT_FAILED = "acktrail.export.failed" Counter "{item}" "Spans, points and lines that could not be exported";
+}
 
 #[cfg(test)]
 mod tests {

@@ -11,12 +11,12 @@
 //! A look-up costs a few nanoseconds as long as names are shared ([`crate::names::Names`]): a small cache is keyed by their
 //! addresses, and holds them, so that an address cannot come to mean another name.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
-use super::destination::{Destination, fold};
+use super::destination::{Destination, GENERATED, fold};
 use crate::lifecycle::transition::Attributes;
 use crate::names::Name;
 
@@ -28,6 +28,9 @@ pub const OTHER: &str = "other";
 pub struct RouteId(u32);
 
 impl RouteId {
+    /// No route.
+    pub const NONE: RouteId = RouteId(u32::MAX);
+
     /// For tables indexed by route.
     pub fn index(self) -> usize {
         self.0 as usize
@@ -56,9 +59,11 @@ pub struct Routes {
     scopes: Vec<Option<Scope>>,
     free_entries: Vec<u32>,
     free_scopes: Vec<u32>,
-    entries_by_key: HashTable<u32>,
-    scopes_by_key: HashTable<u32>,
+    by_route: HashTable<u32>,
+    by_scope: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// Scratch: the name of the route looked for.
+    name: String,
     /// Lines since scopes were last retired.
     lines: u64,
     folded: u64,
@@ -80,9 +85,10 @@ impl Routes {
             scopes: Vec::new(),
             free_entries: Vec::new(),
             free_scopes: Vec::new(),
-            entries_by_key: HashTable::new(),
-            scopes_by_key: HashTable::new(),
+            by_route: HashTable::new(),
+            by_scope: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
+            name: String::new(),
             lines: 0,
             folded: 0,
         }
@@ -116,7 +122,7 @@ impl Routes {
     /// The route that takes over what a retired one had.
     pub fn other(&mut self, retired: &Route) -> RouteId {
         let queue = if retired.queue.is_some() { OTHER } else { "" };
-        self.insert(&Key { system: retired.system, vhost: None, exchange: "", routing_key: OTHER, queue }, true)
+        self.insert(&Parts { system: retired.system, vhost: None, exchange: "", routing_key: OTHER, queue }, true)
     }
 
     /// All routes, by number.
@@ -142,88 +148,80 @@ impl Routes {
     }
 
     fn look_up(&mut self, attributes: &Attributes<'_>, retired: &mut Vec<(RouteId, Route)>) -> RouteId {
-        let text = |name: Option<&Name>| -> Option<Name> { name.cloned() };
-        let (exchange, routing_key) = (text(attributes.exchange), text(attributes.routing_key));
-        let (queue, vhost) = (text(attributes.queue), text(attributes.vhost));
-        let mut key = Key {
-            system: attributes.system,
-            vhost: vhost.as_deref(),
-            exchange: fold(exchange.as_deref().unwrap_or_default()),
-            routing_key: fold(routing_key.as_deref().unwrap_or_default()),
-            queue: fold(queue.as_deref().unwrap_or_default()),
-        };
-        if let Some(route) = self.find(&key) {
+        let mut parts = Parts::of(attributes);
+        if let Some(route) = self.find(&parts) {
             return route;
         }
-        if self.find_scope(&key.scope()).is_none() && self.scope_count() >= 2 * Self::SCOPES {
+        if self.find_scope(&parts.scope()).is_none() && self.scope_count() >= 2 * Self::SCOPES {
             // Retiring costs as much as the table is long, so it has to be earned by as many lines.
             if self.lines >= 16 * Self::SCOPES as u64 {
                 self.retire(retired);
             } else {
                 self.folded += 1;
-                let queue = if key.queue.is_empty() { "" } else { OTHER };
-                return self.insert(&Key { vhost: None, exchange: "", routing_key: OTHER, queue, ..key }, true);
+                let queue = if parts.queue.is_empty() { "" } else { OTHER };
+                return self.insert(&Parts { vhost: None, exchange: "", routing_key: OTHER, queue, ..parts }, true);
             }
         }
-        let crowded = self.find_scope(&key.scope()).is_some_and(|scope| scope.destinations >= Self::DESTINATIONS);
-        if crowded || self.entries_by_key.len() >= Self::ROUTES {
+        let scope = self.find_scope(&parts.scope()).and_then(|number| self.scope(number));
+        let crowded = scope.is_some_and(|scope| scope.destinations >= Self::DESTINATIONS);
+        if crowded || self.by_route.len() >= Self::ROUTES {
             self.folded += 1;
             // The default exchange's scope is the routing key itself, which stays.
-            if !(key.queue.is_empty() && key.exchange.is_empty()) {
-                key.routing_key = OTHER;
+            if !(parts.queue.is_empty() && parts.exchange.is_empty()) {
+                parts.routing_key = OTHER;
             }
         }
-        self.insert(&key, false)
+        self.insert(&parts, false)
     }
 
-    fn find(&self, key: &Key<'_>) -> Option<RouteId> {
-        let same = |index: &u32| self.entry(*index).is_some_and(|entry| entry.key.borrowed() == *key);
-        self.entries_by_key.find(self.hasher.hash_one(key), same).map(|index| RouteId(*index))
+    /// The route with this name, if there is one; leaves the name in `self.name`.
+    fn find(&mut self, parts: &Parts<'_>) -> Option<RouteId> {
+        self.name.clear();
+        parts.destination().append_to(&mut self.name);
+        let key = RouteKey { system: parts.system, vhost: parts.vhost, destination: &self.name, queue: parts.queue };
+        let same = |number: &u32| self.entry(*number).is_some_and(|entry| entry.route.key() == key);
+        self.by_route.find(self.hasher.hash_one(&key), same).map(|number| RouteId(*number))
     }
 
-    fn find_scope(&self, key: &ScopeKey<'_>) -> Option<&Scope> {
-        let same = |index: &u32| self.scope(*index).is_some_and(|scope| scope.key.scope() == *key);
-        self.scopes_by_key.find(self.hasher.hash_one(key), same).and_then(|index| self.scope(*index))
+    fn find_scope(&self, key: &ScopeKey<'_>) -> Option<u32> {
+        let same = |number: &u32| self.scope(*number).is_some_and(|scope| scope.key() == *key);
+        self.by_scope.find(self.hasher.hash_one(key), same).copied()
     }
 
-    fn insert(&mut self, key: &Key<'_>, permanent: bool) -> RouteId {
-        if let Some(route) = self.find(key) {
+    fn insert(&mut self, parts: &Parts<'_>, permanent: bool) -> RouteId {
+        if let Some(route) = self.find(parts) {
             return route;
         }
-        let scope_key = key.scope();
-        let scope_hash = self.hasher.hash_one(&scope_key);
-        let scopes = &mut self.scopes;
-        let same =
-            |index: &u32| matches!(scopes.get(*index as usize), Some(Some(scope)) if scope.key.scope() == scope_key);
-        let scope = match self.scopes_by_key.find(scope_hash, same) {
-            Some(index) => *index,
+        let scope = self.scope_for(&parts.scope(), permanent);
+        let entry = Entry { route: parts.route(&self.name), scope, recent: 0 };
+        let hash = self.hasher.hash_one(entry.route.key());
+        let number = place(&mut self.entries, &mut self.free_entries, entry);
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        self.by_route.insert_unique(hash, number, |number| {
+            let entry = entries.get(*number as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| hasher.hash_one(entry.route.key()))
+        });
+        RouteId(number)
+    }
+
+    /// The scope's number, for one more destination.
+    fn scope_for(&mut self, key: &ScopeKey<'_>, permanent: bool) -> u32 {
+        let number = match self.find_scope(key) {
+            Some(number) => number,
             None => {
-                let index =
-                    place(scopes, &mut self.free_scopes, Scope { key: key.owned(), destinations: 0, permanent });
-                let hasher = &self.hasher;
-                self.scopes_by_key.insert_unique(scope_hash, index, |index| {
-                    scopes
-                        .get(*index as usize)
-                        .and_then(Option::as_ref)
-                        .map_or(0, |scope| hasher.hash_one(scope.key.scope()))
+                let number = place(&mut self.scopes, &mut self.free_scopes, Scope::new(key, permanent));
+                let (scopes, hasher) = (&self.scopes, &self.hasher);
+                self.by_scope.insert_unique(hasher.hash_one(key), number, |number| {
+                    let scope = scopes.get(*number as usize).and_then(Option::as_ref);
+                    scope.map_or(0, |scope| hasher.hash_one(scope.key()))
                 });
-                index
+                number
             }
         };
-        if let Some(Some(scope)) = self.scopes.get_mut(scope as usize) {
+        if let Some(Some(scope)) = self.scopes.get_mut(number as usize) {
             scope.destinations += 1;
         }
-        let entry = Entry { key: key.owned(), route: key.route(), scope, recent: 0 };
-        let entries = &mut self.entries;
-        let index = place(entries, &mut self.free_entries, entry);
-        let hasher = &self.hasher;
-        self.entries_by_key.insert_unique(hasher.hash_one(key), index, |index| {
-            entries
-                .get(*index as usize)
-                .and_then(Option::as_ref)
-                .map_or(0, |entry| hasher.hash_one(entry.key.borrowed()))
-        });
-        RouteId(index)
+        number
     }
 
     /// Retires the least used scopes, down to [`Routes::SCOPES`].
@@ -251,8 +249,8 @@ impl Routes {
             let Some(slot) = self.entries.get_mut(index) else { break };
             if let Some(entry) = slot.take_if(|entry| leaving.contains(&entry.scope)) {
                 let number = u32::try_from(index).unwrap_or(u32::MAX);
-                let hash = self.hasher.hash_one(entry.key.borrowed());
-                if let Ok(found) = self.entries_by_key.find_entry(hash, |other| *other == number) {
+                let hash = self.hasher.hash_one(entry.route.key());
+                if let Ok(found) = self.by_route.find_entry(hash, |other| *other == number) {
                     found.remove();
                 }
                 self.free_entries.push(number);
@@ -261,8 +259,8 @@ impl Routes {
         }
         for number in leaving {
             if let Some(scope) = self.scopes.get_mut(number as usize).and_then(Option::take) {
-                let hash = self.hasher.hash_one(scope.key.scope());
-                if let Ok(found) = self.scopes_by_key.find_entry(hash, |other| *other == number) {
+                let hash = self.hasher.hash_one(scope.key());
+                if let Ok(found) = self.by_scope.find_entry(hash, |other| *other == number) {
                     found.remove();
                 }
                 self.free_scopes.push(number);
@@ -340,13 +338,70 @@ fn cache_slot(attributes: &Attributes<'_>) -> usize {
     (hash >> 54) as usize & (CACHE - 1)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key<'a> {
+/// The names that decide about a route, folded.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
     system: &'static str,
     vhost: Option<&'a str>,
     exchange: &'a str,
     routing_key: &'a str,
     queue: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(attributes: &Attributes<'a>) -> Parts<'a> {
+        let text = |name: Option<&'a Name>| name.map_or("", |name| fold(name));
+        Parts {
+            system: attributes.system,
+            vhost: attributes.vhost.map(|name| &**name),
+            exchange: text(attributes.exchange),
+            routing_key: text(attributes.routing_key),
+            queue: text(attributes.queue),
+        }
+    }
+
+    fn destination(&self) -> Destination<'a> {
+        Destination::new(self.exchange, self.routing_key, self.queue)
+    }
+
+    fn scope(&self) -> ScopeKey<'a> {
+        let (kind, name) = match (self.queue, self.exchange) {
+            ("", "") => (0, self.routing_key),
+            ("", exchange) => (1, exchange),
+            (queue, _) => (2, queue),
+        };
+        ScopeKey { system: self.system, vhost: self.vhost, kind, name }
+    }
+
+    fn route(&self, name: &str) -> Route {
+        Route {
+            system: self.system,
+            vhost: self.vhost.map(Name::from),
+            destination: name.into(),
+            generated: self.destination().parts().contains(&GENERATED),
+            queue: Some(self.queue).filter(|queue| !queue.is_empty()).map(Name::from),
+        }
+    }
+}
+
+/// What makes a route: everything that its users show of it, so that no two look alike.
+#[derive(PartialEq, Eq, Hash)]
+struct RouteKey<'a> {
+    system: &'static str,
+    vhost: Option<&'a str>,
+    destination: &'a str,
+    queue: &'a str,
+}
+
+impl Route {
+    fn key(&self) -> RouteKey<'_> {
+        RouteKey {
+            system: self.system,
+            vhost: self.vhost.as_deref(),
+            destination: &self.destination,
+            queue: self.queue.as_deref().unwrap_or_default(),
+        }
+    }
 }
 
 /// A queue, or before any queue an exchange, or a routing key of the default exchange (which is a queue's name).
@@ -358,64 +413,7 @@ struct ScopeKey<'a> {
     name: &'a str,
 }
 
-impl<'a> Key<'a> {
-    fn scope(&self) -> ScopeKey<'a> {
-        let (kind, name) = match (self.queue, self.exchange) {
-            ("", "") => (0, self.routing_key),
-            ("", exchange) => (1, exchange),
-            (queue, _) => (2, queue),
-        };
-        ScopeKey { system: self.system, vhost: self.vhost, kind, name }
-    }
-
-    fn owned(&self) -> OwnedKey {
-        OwnedKey {
-            system: self.system,
-            vhost: self.vhost.map(Name::from),
-            exchange: self.exchange.into(),
-            routing_key: self.routing_key.into(),
-            queue: self.queue.into(),
-        }
-    }
-
-    fn route(&self) -> Route {
-        let destination = Destination::new(self.exchange, self.routing_key, self.queue);
-        Route {
-            system: self.system,
-            vhost: self.vhost.map(Name::from),
-            destination: destination.to_string().into(),
-            generated: destination.parts().contains(&super::destination::GENERATED),
-            queue: Some(self.queue).filter(|queue| !queue.is_empty()).map(Name::from),
-        }
-    }
-}
-
-struct OwnedKey {
-    system: &'static str,
-    vhost: Option<Name>,
-    exchange: Name,
-    routing_key: Name,
-    queue: Name,
-}
-
-impl OwnedKey {
-    fn borrowed(&self) -> Key<'_> {
-        Key {
-            system: self.system,
-            vhost: self.vhost.as_deref(),
-            exchange: &self.exchange,
-            routing_key: &self.routing_key,
-            queue: &self.queue,
-        }
-    }
-
-    fn scope(&self) -> ScopeKey<'_> {
-        self.borrowed().scope()
-    }
-}
-
 struct Entry {
-    key: OwnedKey,
     route: Route,
     scope: u32,
     /// Lines lately; halved at each retirement.
@@ -423,10 +421,24 @@ struct Entry {
 }
 
 struct Scope {
-    key: OwnedKey,
+    system: &'static str,
+    vhost: Option<Name>,
+    kind: u8,
+    name: Name,
     destinations: u32,
     /// An `other`, which stays.
     permanent: bool,
+}
+
+impl Scope {
+    fn new(key: &ScopeKey<'_>, permanent: bool) -> Scope {
+        let vhost = key.vhost.map(Name::from);
+        Scope { system: key.system, vhost, kind: key.kind, name: key.name.into(), destinations: 0, permanent }
+    }
+
+    fn key(&self) -> ScopeKey<'_> {
+        ScopeKey { system: self.system, vhost: self.vhost.as_deref(), kind: self.kind, name: &self.name }
+    }
 }
 
 fn place<T>(table: &mut Vec<Option<T>>, free: &mut Vec<u32>, value: T) -> u32 {
