@@ -120,7 +120,8 @@ class Channel:
         """Listens for returns on a channel without confirms."""
         self.impl.add_on_return_callback(self._on_return)
 
-    def publish(self, n, queue=None, exchange="", key="", mandatory=False, size=None, flush=True, body=None, **properties):
+    def publish(self, n, queue=None, exchange="", key="", mandatory=False, size=None, flush=True, body=None,
+                republished=False, **properties):
         """Publishes message `n` of the scenario, and returns its key."""
         label, identifier, payload = self.stage.message(n, size, body)
         if "message_id" not in properties and identifier:
@@ -130,7 +131,7 @@ class Channel:
         if self.confirming:
             self.unconfirmed[self._tag] = label
         self.log.add("publish", key=label, id=properties.get("message_id"), exchange=exchange, rk=rk,
-                     mandatory=mandatory, size=len(payload), chan=self.chan, tx=self._tx, confirms=self.confirming)
+                     mandatory=mandatory, size=len(payload), chan=self.chan, tx=self._tx, confirms=self.confirming, republished=republished)
         self.impl.basic_publish(exchange, rk, payload, pika.BasicProperties(**properties), mandatory)
         if flush:
             self.flush()
@@ -152,10 +153,10 @@ class Channel:
             key = self.unconfirmed.pop(tag)
             if method.NAME == "Basic.Ack":
                 self.confirmed.append(key)
-                self.log.add("confirm", key=key)
+                self.log.add("confirm", key=key, multiple=method.multiple)
             else:
                 self.refused.append(key)
-                self.log.add("refuse", key=key)
+                self.log.add("refuse", key=key, multiple=method.multiple)
 
     def _on_return(self, _channel, method, properties, body):
         key = self.stage.key(properties, body)

@@ -4,11 +4,14 @@ from ..stage import scenario
 from .settling import filled
 
 
-def dead_letter_pair(s, channel, part="work", fate=None, **arguments):
+def dead_letter_pair(s, channel, part="work", **arguments):
     """A work queue whose dead letters go through the default exchange to a queue of their own."""
     dead = channel.queue(f"{part}.dead", {"drop": True})
     options = {"durable": True} if arguments.get("x-queue-type") == "quorum" else {}
-    work = channel.queue(part, fate or {"dead": dead}, **options, arguments={
+    fate = {"dead": dead}
+    if "x-delivery-limit" in arguments:
+        fate["limit"] = arguments["x-delivery-limit"]
+    work = channel.queue(part, fate, **options, arguments={
         "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead, **arguments})
     return work, dead
 
@@ -152,7 +155,7 @@ def retry_then_park(s):
 def republish(channel, delivery, queue):
     """The message again, as an application would: same body and id, a header more."""
     n = delivery.key.rsplit("/", 1)[1]
-    channel.publish(n, queue, body=delivery.body, headers={"x-exception-message": "cannot do it"})
+    channel.publish(n, queue, body=delivery.body, republished=True, headers={"x-exception-message": "cannot do it"})
 
 
 @scenario()
