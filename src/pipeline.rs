@@ -59,6 +59,10 @@ impl Pipeline {
         if let Record::Counters(counters) = record {
             self.counters = *counters;
         }
+        // What was due before this record comes before it, so that a replay says the same as the live run.
+        if self.poll_timeout().is_some_and(|due| due <= record.time()) {
+            self.handle_timeout(record.time(), observer);
+        }
         let Pipeline { streams, sessions, lifecycles, operations, .. } = self;
         streams.handle_record(record, &mut |event| follow(&event, sessions, lifecycles, operations, observer));
     }

@@ -3,16 +3,27 @@
 pub mod args;
 pub mod closing;
 pub mod doctor;
+mod latencies;
 pub mod live;
+mod outputs;
 pub mod ready;
+#[cfg(feature = "kernel")]
+mod record;
+mod replay;
+#[cfg(feature = "kernel")]
+mod run;
 pub mod signals;
 pub mod terminal;
+mod view;
 
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
 use args::{Command, Invocation, UsageError};
+
+use crate::config::Config;
+use crate::pipeline::Limits;
 
 /// Exit status of wrong usage and wrong configuration.
 pub const WRONG_USAGE: u8 = 2;
@@ -47,7 +58,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(WRONG_USAGE);
         }
     };
-    execute(invocation).unwrap_or_else(|failure| {
+    execute(&invocation).unwrap_or_else(|failure| {
         say(&failure);
         ExitCode::FAILURE
     })
@@ -62,10 +73,29 @@ pub fn say(message: &dyn fmt::Display) {
     }
 }
 
-fn execute(invocation: Invocation) -> Result<ExitCode, Failure> {
-    match invocation.command {
-        Command::Doctor | Command::Run | Command::Trace | Command::Record(_) | Command::Replay(_) => {
-            Err(Failure("this command is not in this build".to_owned()))
+fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    match &invocation.command {
+        Command::Replay(path) => replay::replay(invocation, path),
+        #[cfg(feature = "kernel")]
+        Command::Run => run::run(invocation),
+        #[cfg(feature = "kernel")]
+        Command::Record(path) => record::record(invocation, path),
+        #[cfg(feature = "kernel")]
+        Command::Trace | Command::Doctor => Err(Failure("not yet".to_owned())),
+        #[cfg(not(feature = "kernel"))]
+        Command::Run | Command::Record(_) | Command::Trace | Command::Doctor => {
+            Err(Failure("this build cannot capture: it was made without the feature `kernel`".to_owned()))
         }
     }
+}
+
+/// The configuration in the stages' terms.
+fn limits(config: &Config) -> Limits {
+    let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let mut limits = Limits::default();
+    limits.messages.active = size(config.limits.messages);
+    limits.stream.connections = size(config.limits.connections);
+    limits.stream.waiting_bytes = size(config.limits.stream_bytes);
+    limits.stream.waiting_bytes_per_connection = size(config.limits.connection_bytes);
+    limits
 }

@@ -164,12 +164,8 @@ impl Outputs {
         let mut capture = pipeline.totals();
         capture.lost.extend_from_slice(losses);
         capture.lost.push(self.losses());
-        let facts = SummaryFacts {
-            time,
-            attached_at: self.attached_at,
-            kernel: self.kernel.as_deref(),
-            capture: &capture,
-        };
+        let facts =
+            SummaryFacts { time, attached_at: self.attached_at, kernel: self.kernel.as_deref(), capture: &capture };
         let mut line = Vec::new();
         self.totals.line(&facts, &mut line);
         line

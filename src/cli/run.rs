@@ -8,12 +8,12 @@ use super::args::Invocation;
 use super::outputs::Outputs;
 use super::ready::Ready;
 use super::signals::Signals;
-use super::{Failure, say, terminal};
+use super::{Failure, limits, say, terminal};
 use crate::capture::Record;
 use crate::config::Config;
 use crate::export::summary::Loss;
 use crate::kernel::{Capture, Options, privileges};
-use crate::pipeline::{Limits, Pipeline};
+use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
 /// How often the kernel's counters are looked at, and deadlines kept while nothing happens.
@@ -177,17 +177,6 @@ pub fn options(config: &Config) -> Options {
         sample_connections: config.watch.sample_connections,
         cgroup_root: None,
     }
-}
-
-/// The configuration in the stages' terms.
-pub fn limits(config: &Config) -> Limits {
-    let size = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let mut limits = Limits::default();
-    limits.messages.active = size(config.limits.messages);
-    limits.stream.connections = size(config.limits.connections);
-    limits.stream.waiting_bytes = size(config.limits.stream_bytes);
-    limits.stream.waiting_bytes_per_connection = size(config.limits.connection_bytes);
-    limits
 }
 
 /// The wall clock.

@@ -32,7 +32,7 @@ impl Lifecycles {
         if way.is_some() {
             chain.reason = Some(Reason::RetryTopic);
         }
-        chain.destination = way;
+        chain.destination = way.map(Box::new);
         let Some(chain) = entry.chains.get(place) else { return };
         let mut line = emit::of_chain(entry, chain, chain.holder.as_deref(), time);
         line.previous = Some(previous);
@@ -116,7 +116,7 @@ impl Lifecycles {
         let previous = std::mem::replace(&mut chain.state, state);
         chain.evidence = Evidence::Inferred;
         chain.reason = Some(reason);
-        chain.destination = destination;
+        chain.destination = destination.map(Box::new);
         let Some(chain) = entry.chains.get(place) else { return };
         let mut line = emit::of_chain(entry, chain, chain.holder.as_deref(), time);
         line.previous = Some(previous);
@@ -219,7 +219,7 @@ impl Lifecycles {
         let Some(chain) = entry.chains.get(place) else { return };
         let holder = chain.holder.clone();
         if chain.is_awaited() && chain.state != State::Retrying && chain.state != State::Failed {
-            let way = way.or(chain.destination.as_ref()).unwrap_or(&death.queue).clone();
+            let way = way.or(chain.destination.as_deref()).unwrap_or(&death.queue).clone();
             self.retrying(time, reference, place, Some(way), false, observer);
         }
         if let Some(holder) = holder {
@@ -241,7 +241,7 @@ impl Lifecycles {
         let known = entry.chains.of_queue(Some(&death.queue));
         let place = known.or_else(|| entry.chains.push(Chain::new(Some(death.queue.clone()), entry.state)));
         let Some(place) = place else { return };
-        let seen = entry.created.is_some();
+        let seen = entry.created.get().is_some();
         let Some(chain) = entry.chains.get_mut(place) else { return };
         let mut previous = if known.is_some() || seen { Some(chain.state) } else { None };
         let mut corrects = None;
@@ -249,7 +249,7 @@ impl Lifecycles {
             State::Acknowledged => return,
             State::DeadLettered => {
                 chain.evidence = Evidence::Observed;
-                chain.destination = destination.cloned().or(chain.destination.take());
+                chain.destination = destination.cloned().map(Box::new).or(chain.destination.take());
                 return;
             }
             State::Dropped | State::Retrying
@@ -272,7 +272,7 @@ impl Lifecycles {
         }
         let Some(chain) = entry.chains.get_mut(place) else { return };
         chain.state = State::DeadLettered;
-        chain.destination = destination.cloned();
+        chain.destination = destination.cloned().map(Box::new);
         let Some(chain) = entry.chains.get(place) else { return };
         let party = chain.holder.as_deref().or(entry.publisher.as_deref());
         let mut line = emit::of_chain(entry, chain, party, time);

@@ -1,9 +1,10 @@
 //! The broker's half: Dispatched and Processing, and which message a delivery is of.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Route, same_name};
+use super::message::{Chain, Message, MessageRef, Moment, Route, same_name};
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Lifecycles, Reading, Unread, emit};
@@ -45,7 +46,7 @@ impl Lifecycles {
         let Some(place) = self.chain_of(reference, &delivery) else { return };
         self.failed_unseen(time, reference, place, delivery.channel, observer);
         let Some(entry) = self.messages.get_mut(reference) else { return };
-        let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.is_some());
+        let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.get().is_some());
         let Some(chain) = entry.chains.get_mut(place) else { return };
         let first = chain.attempt == 0 && !chain.is_awaited();
         let wrong = is_wrong(chain).then_some(chain.state);
@@ -58,16 +59,16 @@ impl Lifecycles {
             (false, _) => Some(chain.state),
         };
         chain.delivery = match (chain.delivery, chain.attempt) {
-            (Some(latest), _) => Some(latest + 1),
-            (None, 0) if !delivery.redelivered => Some(1),
-            _ => broker_count.and_then(|count| u32::try_from(count).ok()?.checked_add(1)),
+            (Some(latest), _) => latest.checked_add(1),
+            (None, 0) if !delivery.redelivered => Some(NonZeroU32::MIN),
+            _ => broker_count.and_then(|count| NonZeroU32::MIN.checked_add(u32::try_from(count).ok()?)),
         };
         chain.attempt += 1;
         chain.state = State::Dispatched;
         chain.evidence = Evidence::Observed;
         chain.reason = None;
-        chain.dispatched = Some(time);
-        chain.processing = None;
+        chain.dispatched = time.into();
+        chain.processing = Moment::default();
         chain.route = Some(route);
         chain.holder = Some(party.clone());
         let held = Held {
@@ -163,15 +164,14 @@ impl Lifecycles {
         };
         let mut entry = Message::new(message.identity, message.source, State::Created, route);
         entry.message_id = message.message_id.clone();
-        entry.body = message.body;
-        entry.body_size = message.body_size;
+        entry.set_body(message.body, message.body_size);
         self.messages.insert(entry)
     }
 
     /// What a delivery shows that the publish did not (offsets, counters), or that a hole had taken.
     fn learn(&mut self, reference: MessageRef, message: &operation::Message) {
         let Some(entry) = self.messages.get_mut(reference) else { return };
-        entry.body_size = entry.body_size.or(message.body_size);
+        entry.set_body(message.body, message.body_size);
         let Some(extras) = &message.extras else { return };
         let telling = extras.trace.is_some() || extras.correlation_id.is_some() || extras.stream_offset.is_some();
         if !telling {
@@ -189,13 +189,13 @@ impl Lifecycles {
         let entry = self.messages.get_mut(reference)?;
         let known = entry.chains.iter().position(|chain| {
             same_name(chain.queue.as_ref(), delivery.queue.as_ref())
-                && same_name(chain.reader.as_ref(), reader.as_ref())
+                && same_name(chain.reader.as_deref(), reader.as_ref())
         });
         if known.is_some() {
             return known;
         }
         let mut chain = Chain::new(delivery.queue.clone(), entry.state);
-        chain.reader = reader;
+        chain.reader = reader.map(Box::new);
         entry.chains.push(chain)
     }
 
@@ -356,7 +356,7 @@ impl Lifecycles {
         }
         chain.state = State::Processing;
         chain.evidence = evidence;
-        chain.processing = Some(time);
+        chain.processing = time.into();
         let Some(chain) = entry.chains.get(held.chain as usize) else { return };
         let mut line = emit::of_delivery(entry, chain, held, party, time);
         line.previous = Some(State::Dispatched);
@@ -406,9 +406,9 @@ impl Lifecycles {
     pub(super) fn forget_body(&mut self, held: &Held) {
         let body = self.messages.get(held.message).filter(|entry| entry.message_id.is_none());
         if let Some(body) = body.and_then(|entry| entry.body)
-            && self.held_bodies.get(&body) == Some(&held.message)
+            && self.held_bodies.get(&body.get()) == Some(&held.message)
         {
-            self.held_bodies.remove(&body);
+            self.held_bodies.remove(&body.get());
         }
     }
 }
@@ -420,5 +420,5 @@ fn is_wrong(chain: &Chain) -> bool {
 
 fn is_chain_of(chain: &Chain, delivery: &Delivery) -> bool {
     same_name(chain.queue.as_ref(), delivery.queue.as_ref())
-        && (chain.reader.is_none() || same_name(chain.reader.as_ref(), delivery.consumer.as_ref()))
+        && (chain.reader.is_none() || same_name(chain.reader.as_deref(), delivery.consumer.as_ref()))
 }

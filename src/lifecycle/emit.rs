@@ -1,5 +1,7 @@
 //! From tables to lines: what a transition repeats of its message, its chain and its connection.
 
+use std::num::NonZeroU32;
+
 use super::channel::Held;
 use super::message::{Chain, Message};
 use super::party::Party;
@@ -27,7 +29,7 @@ pub(super) fn of_message<'a>(message: &'a Message, party: Option<&'a Party>, tim
         message: message.identity(),
         delivery: None,
         attributes,
-        timings: Timings { created: message.created, confirmed: message.confirmed, ..Timings::default() },
+        timings: Timings { created: message.created.get(), confirmed: message.confirmed.get(), ..Timings::default() },
     }
 }
 
@@ -46,13 +48,13 @@ pub(super) fn of_chain<'a>(
     line.state = chain.state;
     line.evidence = chain.evidence;
     line.reason = chain.reason;
-    line.delivery = chain.delivery;
-    line.timings.dispatched = chain.dispatched;
-    line.timings.processing = chain.processing;
-    line.timings.first_failed = chain.first_failed;
+    line.delivery = chain.delivery.map(NonZeroU32::get);
+    line.timings.dispatched = chain.dispatched.get();
+    line.timings.processing = chain.processing.get();
+    line.timings.first_failed = chain.first_failed.get();
     if matches!(chain.state, State::DeadLettered | State::Retrying) && chain.destination.is_some() {
         line.attributes.dead_letter_source = chain.queue.as_ref();
-        line.attributes.dead_letter_destination = chain.destination.as_ref();
+        line.attributes.dead_letter_destination = chain.destination.as_deref();
     }
     line
 }
@@ -87,7 +89,7 @@ pub(super) fn of_party(party: Option<&Party>) -> Attributes<'_> {
 
 fn describe<'a>(attributes: &mut Attributes<'a>, message: &'a Message) {
     attributes.message_id = message.message_id.as_ref();
-    attributes.body_size = message.body_size;
+    attributes.body_size = message.body_size();
     if let Some(extras) = &message.extras {
         attributes.conversation_id = extras.correlation_id.as_ref();
         attributes.stream_offset = extras.stream_offset;

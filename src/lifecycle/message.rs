@@ -1,6 +1,6 @@
 //! The messages that are known, found by identity, and forgotten in a fixed order.
 
-use std::num::NonZeroU128;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -20,13 +20,34 @@ pub(super) struct Route {
     pub routing_key: Name,
 }
 
+/// A time that may not be known, in the space of one: there are many messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Moment(Option<NonZeroU64>);
+
+impl Moment {
+    pub fn get(self) -> Option<Timestamp> {
+        self.0.map(|nanoseconds| Timestamp(nanoseconds.get()))
+    }
+
+    /// Keeps the earlier of two.
+    pub fn get_or_insert(&mut self, time: Timestamp) {
+        self.0 = self.0.or(NonZeroU64::new(time.0));
+    }
+}
+
+impl From<Timestamp> for Moment {
+    fn from(time: Timestamp) -> Moment {
+        Moment(NonZeroU64::new(time.0))
+    }
+}
+
 /// One message: what its publish showed, and a chain of deliveries for each queue that it was seen in.
 #[derive(Debug)]
 pub(super) struct Message {
     /// What a publish or delivery with the same bytes yields; `None` where a hole took them.
     pub key: Option<NonZeroU128>,
-    /// The identity shown: differs from the key for a copy that an application republished with changed headers.
-    pub shown: Option<NonZeroU128>,
+    /// The identity shown, where it is not the key: of a copy that an application republished with changed headers.
+    pub shown: Option<Box<Identity>>,
     pub source: IdentitySource,
     /// State before, and apart from, any delivery.
     pub state: State,
@@ -39,10 +60,11 @@ pub(super) struct Message {
     pub publisher: Option<Arc<Party>>,
     pub message_id: Option<Name>,
     pub extras: Option<Box<Extras>>,
-    pub body: Option<u64>,
-    pub body_size: Option<u64>,
-    pub created: Option<Timestamp>,
-    pub confirmed: Option<Timestamp>,
+    pub body: Option<NonZeroU64>,
+    /// Length of the body plus one.
+    body_size: Option<NonZeroU64>,
+    pub created: Moment,
+    pub confirmed: Moment,
     pub chains: Chains,
     /// Order of first sight, for twins.
     sequence: u64,
@@ -58,7 +80,7 @@ impl Message {
         let key = key.and_then(|identity| NonZeroU128::new(identity.0));
         Message {
             key,
-            shown: key,
+            shown: None,
             source,
             state,
             evidence: Evidence::Observed,
@@ -69,8 +91,8 @@ impl Message {
             extras: None,
             body: None,
             body_size: None,
-            created: None,
-            confirmed: None,
+            created: Moment::default(),
+            confirmed: Moment::default(),
             chains: Chains::default(),
             sequence: 0,
             list: List::Active,
@@ -82,7 +104,18 @@ impl Message {
 
     /// The identity to print.
     pub fn identity(&self) -> Option<Identity> {
-        self.shown.map(|shown| Identity(shown.get()))
+        self.shown.as_deref().copied().or(self.key.map(|key| Identity(key.get())))
+    }
+
+    /// Length of the body in bytes.
+    pub fn body_size(&self) -> Option<u64> {
+        self.body_size.map(|size| size.get() - 1)
+    }
+
+    /// Keeps what a publish or delivery says of the body.
+    pub fn set_body(&mut self, hash: Option<u64>, size: Option<u64>) {
+        self.body = self.body.or(hash.and_then(NonZeroU64::new));
+        self.body_size = self.body_size.or(size.and_then(|size| NonZeroU64::new(size.saturating_add(1))));
     }
 
     /// No delivery is outstanding or to come, as far as is known.
@@ -100,20 +133,20 @@ pub(super) struct Chain {
     pub state: State,
     pub evidence: Evidence,
     /// Number of the latest delivery, where it is known how many there were.
-    pub delivery: Option<u32>,
+    pub delivery: Option<NonZeroU32>,
     /// Number of the latest delivery that was seen here: tells a stale settlement from one of the latest delivery.
     pub attempt: u32,
     /// Streams give every consumer a chain of its own: its consumer tag.
-    pub reader: Option<Name>,
+    pub reader: Option<Box<Name>>,
     /// Exchange and routing key of the latest delivery: after dead-lettering not those of the publish.
     pub route: Option<Arc<Route>>,
-    pub dispatched: Option<Timestamp>,
-    pub processing: Option<Timestamp>,
-    pub first_failed: Option<Timestamp>,
+    pub dispatched: Moment,
+    pub processing: Moment,
+    pub first_failed: Moment,
     /// Why it failed last.
     pub reason: Option<Reason>,
     /// Where it went when it died.
-    pub destination: Option<Name>,
+    pub destination: Option<Box<Name>>,
     /// Who was given the latest delivery.
     pub holder: Option<Arc<Party>>,
 }
@@ -129,9 +162,9 @@ impl Chain {
             attempt: 0,
             reader: None,
             route: None,
-            dispatched: None,
-            processing: None,
-            first_failed: None,
+            dispatched: Moment::default(),
+            processing: Moment::default(),
+            first_failed: Moment::default(),
             reason: None,
             destination: None,
             holder: None,

@@ -23,16 +23,15 @@ impl Lifecycles {
         let party = self.party(channel.connection);
         let original = self.original(&party, destination, &message);
         let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
-        let shown = original.and_then(|original| self.messages.get(original)).and_then(|original| original.shown);
+        let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
         let mut entry = message::Message::new(message.identity, message.source, State::Created, route);
-        entry.shown = shown.or(entry.shown);
+        entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
         entry.publisher = Some(party.clone());
         entry.message_id = message.message_id;
         entry.extras = message.extras;
-        entry.body = message.body;
-        entry.body_size = message.body_size;
-        entry.created = Some(time);
+        entry.set_body(message.body, message.body_size);
+        entry.created = time.into();
         let reference = self.messages.insert(entry);
         let ended = self.connection(channel.connection).ended.get(&channel.number) == Some(&channel.incarnation);
         if !ended {
@@ -100,7 +99,7 @@ impl Lifecycles {
             }
             entry.state = State::Confirmed;
             entry.evidence = emit::evidence(inferred);
-            entry.confirmed = Some(time);
+            entry.confirmed = time.into();
             let mut line = emit::of_message(entry, Some(&party), time);
             line.previous = Some(State::Created);
             line.attributes.operation = Some("confirm");
@@ -178,12 +177,12 @@ impl Lifecycles {
                 entry.publisher = Some(party.clone());
                 entry.message_id = message.message_id.clone();
                 entry.extras = message.extras.clone();
-                entry.body_size = message.body_size;
+                entry.set_body(message.body, message.body_size);
                 self.messages.insert(entry)
             }
         };
         let Some(entry) = self.messages.get_mut(reference) else { return };
-        let previous = entry.created.map(|_| entry.state);
+        let previous = entry.created.get().map(|_| entry.state);
         entry.state = State::Returned;
         entry.evidence = Evidence::Observed;
         let mut line = emit::of_message(entry, Some(&party), time);

@@ -141,7 +141,7 @@ impl Lifecycles {
         let Some(arguments) = self.topology(&holder).arguments(&queue) else { return false };
         let quorum = arguments.queue_type.as_deref() == Some("quorum");
         let limit = arguments.delivery_limit.and_then(|limit| u32::try_from(limit).ok());
-        quorum && limit.is_some_and(|limit| deliveries > limit)
+        quorum && limit.is_some_and(|limit| deliveries.get() > limit)
     }
 
     /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
