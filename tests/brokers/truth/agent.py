@@ -23,7 +23,7 @@ class Agent:
         self.lines, self.summary_path = directory / f"{name}.jsonl", directory / f"{name}.summary.json"
         self.errors = directory / f"{name}.stderr"
         self._ready = directory / f"{name}.ready"
-        self._socket = directory / f"{name}.sock"
+        self.socket = directory / f"{name}.sock"
         self._config = directory / f"{name}.toml"
         self.process, self.summary, self.ready_at = None, None, None
 
@@ -35,12 +35,12 @@ class Agent:
 
     def start(self):
         """Starts it and waits until it says that it is attached."""
-        for path in (self._ready, self.summary_path, self._socket):
+        for path in (self._ready, self.summary_path, self.socket):
             path.unlink(missing_ok=True)
         # A configuration of this machine must not reach into a test.
         self._config.write_text("")
         command = [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
-                   "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self._socket),
+                   "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
                    *self.options]
         with open(self.errors, "ab") as errors:
             self.process = spawn(command, stdout=errors, stderr=errors)

@@ -100,11 +100,11 @@ class _Rules:
     def on_confirm(self, entry):
         if entry["key"] not in self.returned:
             self._publish_line(self.published[entry["key"]], "Confirmed",
-                               settlement="multiple" if entry.get("multiple") else "explicit")
+                               settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
         self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused",
-                           settlement="multiple" if entry.get("multiple") else "explicit")
+                           settlement=COVERED[entry["multiple"]])
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
@@ -254,3 +254,5 @@ class _Any:
 
 
 ANY = _Any()
+# Some clients do not tell whether one confirm spoke of several publishes.
+COVERED = {True: "multiple", False: "explicit", None: ANY}

@@ -87,8 +87,11 @@ class Stage:
 
     def foreign(self, program, *words):
         """A client in another language: its lines go into the truth log, as it prints them. Fails if it fails."""
+        # Without PerfTest's logging library, which writes to standard output.
+        jars = [str(jar) for name in ("amqp-client", "slf4j-api") for jar in (WORK / "perftest").glob(f"{name}-*.jar")]
         commands = {
-            "java": ["java", "-cp", f"{WORK}/clients/java:{WORK}/perftest/*", "TruthClient"],
+            "java": ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", ":".join([f"{WORK}/clients/java", *jars]),
+                     "TruthClient"],
             "go": [str(WORK / "clients/truth-go")],
             "lapin": [str(WORK / "clients/truth-lapin")],
         }
