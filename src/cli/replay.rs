@@ -25,7 +25,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let mut outputs = Outputs::open(config)?;
     let quiet = Outputs::owns_stdout(config) || config.replay.method_counts;
     if let Some(filter) = config.replay.trace.clone().filter(|_| !quiet) {
-        outputs.listen(Box::new(View::stdout(&filter, false, config)?));
+        outputs.show(View::stdout(&filter, false, config)?);
     }
     let mut pipeline = Pipeline::new(limits(config));
     let damage = loop {
