@@ -30,8 +30,7 @@ impl Telemetry {
         let Some(endpoint) = &config.otlp.endpoint else { return Ok(None) };
         let mut to = otlp::Config::new(endpoint);
         to.timeout = config.otlp.timeout;
-        to.headers =
-            config.otlp.headers.iter().map(|(key, secret)| (key.clone(), secret.reveal().to_owned())).collect();
+        to.headers = config.otlp.headers.iter().map(|(key, secret)| (key.clone(), secret.0.clone())).collect();
         let exporter = Otlp::start(to).map_err(Failure)?;
         let sampling = Sampling { ratio: config.traces.ratio, slow: config.traces.slow };
         Ok(Some(Telemetry {
