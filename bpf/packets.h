@@ -113,7 +113,7 @@ static __always_inline bool emit(struct __sk_buff *skb, struct packet *p, struct
 	return emit_65536(skb, p, s, offset, n);
 }
 
-/* More than a record holds: only where BIG TCP is on. */
+/* More than a record holds: BIG TCP, and loopback packets of recent kernels. */
 static __noinline __u32 emit_big(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	__u32 captured = 0, offset = 0;
