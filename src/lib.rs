@@ -12,6 +12,7 @@
 //! `capture`, `stream`, `protocol` and `lifecycle` are pure: no clock, no IO, no threads. Time and input are passed in,
 //! so that a recording gives the same lines as the live kernel did. `ARCHITECTURE.md` says why.
 
+pub mod agent_socket;
 pub mod capture;
 pub mod cli;
 pub mod config;

@@ -9,7 +9,10 @@ pub mod histogram;
 pub mod json;
 pub mod lines;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod registry;
 pub mod resource;
 pub mod routes;
+pub mod spans;
 pub mod summary;

@@ -19,7 +19,7 @@ pub enum Type {
 }
 
 /// An attribute: its key, its type, and what it says.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Attribute {
     /// The key in every output.
     pub key: &'static str,

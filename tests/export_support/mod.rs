@@ -1,6 +1,9 @@
 //! What the export tests share: transitions to feed.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod conventions;
+pub mod scenario;
+
 use std::net::SocketAddr;
 
 use acktrail::capture::Owner;
@@ -62,7 +65,7 @@ impl Life {
             let names = &self.names[number as usize % self.names.len()];
             let start = 1_795_357_867_000_000_000 + number * 10_000;
             let mut line = transition(State::Created, start);
-            line.message = Some(Identity(u128::from(number) << 64 | 0x5555));
+            line.message = Some(Identity(xxhash_rust::xxh3::xxh3_128(&number.to_be_bytes())));
             line.attributes = Attributes {
                 operation: Some("publish"),
                 exchange: Some(&names[0]),

@@ -48,10 +48,11 @@ struct End {
     /// Sequence number behind everything that it was seen to send, or to have sent.
     next: Option<u32>,
     /// Its last acknowledgement.
-    acknowledged: u32,
+    acknowledged: Option<u32>,
     /// Sequence number of its FIN.
     fin: Option<u32>,
-    fin_acknowledged: bool,
+    /// What its socket was announced with: a capture does not see how far the application reads on from there.
+    copied: u32,
 }
 
 impl Connections {
@@ -136,9 +137,9 @@ impl Connections {
                 origin: Origin::Unknown,
                 start: None,
                 next: None,
-                acknowledged: 0,
+                acknowledged: None,
                 fin: None,
-                fin_acknowledged: false,
+                copied: 0,
             }
         };
         let ends = [end(low), end(high)];
@@ -164,8 +165,9 @@ impl Connections {
             connection.announced = true;
             connection.ends[from].next.get_or_insert(packet.sequence);
             let broker_port = connection.broker_port(broker_port, &self.ports);
-            for own in [0, 1] {
-                self.due.push_back(Record::Socket(connection.socket(own, time, broker_port)));
+            for (own, other) in [(0, 1), (1, 0)] {
+                connection.ends[own].copied = connection.ends[other].first();
+                self.due.push_back(Record::Socket(connection.socket(own, other, time, broker_port)));
             }
         }
         let end = &mut connection.ends[from];
@@ -181,7 +183,7 @@ impl Connections {
                 cookie: end.cookie,
                 direction: Direction::Egress,
                 sequence: packet.sequence,
-                acknowledged: end.acknowledged,
+                acknowledged: end.acknowledged.unwrap_or(0),
                 length: packet.payload.len() as u32,
                 offset: 0,
                 bytes: &[],
@@ -271,11 +273,8 @@ impl Connection {
 
     fn acknowledge(&mut self, packet: &Packet<'_>, from: usize, to: usize) {
         let Some(acknowledged) = packet.acknowledged else { return };
-        self.ends[from].acknowledged = acknowledged;
+        self.ends[from].acknowledged = Some(acknowledged);
         self.ends[to].next.get_or_insert(acknowledged);
-        if self.ends[to].fin.is_some_and(|fin| (acknowledged.wrapping_sub(fin) as i32) > 0) {
-            self.ends[to].fin_acknowledged = true;
-        }
     }
 
     /// Whether the connection has ended: a reset, or both directions closed and acknowledged.
@@ -283,7 +282,8 @@ impl Connection {
         if packet.fin {
             self.ends[from].fin = Some(packet.sequence.wrapping_add(packet.length as u32));
         }
-        packet.rst || self.ends.iter().all(|end| end.fin_acknowledged)
+        let [low, high] = &self.ends;
+        packet.rst || (low.is_finished(high) && high.is_finished(low))
     }
 
     /// A packet behind the end: a repetition, or a loss.
@@ -303,8 +303,8 @@ impl Connection {
         accepted.filter(|port| ports.contains(port)).or(found)
     }
 
-    fn socket(&self, own: usize, time: Timestamp, broker_port: Option<u16>) -> Socket {
-        let (own, other) = if own == 0 { (&self.ends[0], &self.ends[1]) } else { (&self.ends[1], &self.ends[0]) };
+    fn socket(&self, own: usize, other: usize, time: Timestamp, broker_port: Option<u16>) -> Socket {
+        let (own, other) = (&self.ends[own], &self.ends[other]);
         Socket {
             time,
             cookie: own.cookie,
@@ -315,7 +315,7 @@ impl Connection {
             origin: own.origin,
             broker_port,
             send_next: own.first(),
-            copied: other.first(),
+            copied: own.copied,
             from_start: own.start.is_some() && other.start.is_some(),
             owner: None,
         }
@@ -328,7 +328,13 @@ impl End {
         self.start.or(self.next).unwrap_or(0)
     }
 
+    /// It has closed its direction, and the other end knows.
+    fn is_finished(&self, other: &End) -> bool {
+        let known = other.acknowledged.zip(self.fin);
+        known.is_some_and(|(acknowledged, fin)| (acknowledged.wrapping_sub(fin) as i32) > 0)
+    }
+
     fn closed(&self, time: Timestamp) -> Record<'static> {
-        Record::Closed(Closed { time, cookie: self.cookie, copied: 0 })
+        Record::Closed(Closed { time, cookie: self.cookie, copied: self.copied })
     }
 }

@@ -1,0 +1,258 @@
+//! Spans: which messages get them, that their links resolve, that their times are true, and that the conventions hold.
+
+mod export_support;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use acktrail::export::metrics::Value as Given;
+use acktrail::export::registry::ATTRIBUTES;
+use acktrail::export::spans::{Kind, Sampling, Span, SpanContext, Spans};
+use acktrail::lifecycle::transition::{Observer, State};
+use acktrail::protocol::operation::Identity;
+use acktrail::time::Timestamp;
+use export_support::conventions::{SeenSpan, check_span, knows};
+use export_support::scenario::{MS, START, Scenario, hex, message};
+use export_support::{Life, transition};
+use serde_json::Value;
+
+fn seen(span: &Span) -> SeenSpan {
+    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let context = |context: &SpanContext| (hexadecimal(&context.trace_id), hexadecimal(&context.span_id));
+    let mut attributes = BTreeMap::new();
+    for (key, value) in &span.attributes {
+        assert!(key.places.contains('s'), "{} is not registered for spans", key.key);
+        let value = match value {
+            Given::Name(name) => Value::from(&**name),
+            Given::Word(word) => Value::from(*word),
+            Given::Int(number) => Value::from(*number),
+            Given::Bool(flag) => Value::from(*flag),
+        };
+        assert!(attributes.insert(key.key.to_owned(), value).is_none(), "{} twice", key.key);
+    }
+    let (trace, id) = context(&span.context);
+    SeenSpan {
+        resource: BTreeMap::from([("service.name".to_owned(), span.resource.service_name().into())]),
+        trace,
+        id,
+        parent: span.parent.map(|parent| hexadecimal(&parent)),
+        kind: match span.kind {
+            Kind::Producer => "PRODUCER",
+            Kind::Client => "CLIENT",
+            Kind::Consumer => "CONSUMER",
+        },
+        name: span.name.clone(),
+        start: span.start.0,
+        end: span.end.0,
+        attributes,
+        links: span.links.iter().map(context).collect(),
+        events: span.events.iter().map(|(time, name)| (time.0, (*name).to_owned())).collect(),
+        error: span.failed,
+    }
+}
+
+fn spans_of(ratio: f64) -> Vec<SeenSpan> {
+    let mut spans = Spans::new(Sampling { ratio, slow: Duration::from_secs(10) });
+    Scenario::new().tell(&mut |line| spans.transition(line));
+    spans.finish();
+    assert_eq!(spans.lost(), 0);
+    let spans: Vec<SeenSpan> = spans.take().iter().map(seen).collect();
+    for span in &spans {
+        check_span(span);
+    }
+    let ids: HashSet<_> = spans.iter().map(|span| &span.id).collect();
+    assert_eq!(ids.len(), spans.len(), "a span twice");
+    spans
+}
+
+fn of_message(spans: &[SeenSpan], message: u128) -> Vec<&SeenSpan> {
+    spans.iter().filter(|span| span.text("acktrail.message") == hex(message)).collect()
+}
+
+fn names(spans: &[&SeenSpan]) -> Vec<String> {
+    spans.iter().map(|span| span.name.clone()).collect()
+}
+
+#[test]
+fn keys_that_are_not_ours_are_the_conventions() {
+    for attribute in ATTRIBUTES {
+        let ours = attribute.key.starts_with("acktrail.") || ["trace_id", "span_id"].contains(&attribute.key);
+        assert!(ours || knows(attribute.key), "{}", attribute.key);
+    }
+}
+
+#[test]
+fn without_sampling_only_messages_that_matter_get_spans() {
+    let spans = spans_of(0.0);
+    for silent in [message::ACKNOWLEDGED, message::TRACED] {
+        assert!(of_message(&spans, silent).is_empty());
+    }
+    let expect = |message, expected: &[&str]| assert_eq!(names(&of_message(&spans, message)), expected);
+    expect(
+        message::RETRIED,
+        &["publish shop:order.new", "process shop:order.new:billing", "process shop:order.new:billing"],
+    );
+    // Who drains the dead-letter queue does nothing special.
+    expect(message::DEAD, &["publish shop:order.new", "process shop:order.new:billing", "dead_letter billing.dlq"]);
+    expect(message::RETURNED, &["publish shop:order.new"]);
+    expect(message::REFUSED, &["publish shop:order.new"]);
+    expect(message::SLOW, &["publish shop:order.new", "process shop:order.new:billing"]);
+    expect(message::EXPIRED, &["publish shop:order.new", "dead_letter billing.dlq"]);
+    expect(message::REPLY, &["publish amq.gen-*", "process amq.gen-*"]);
+    let two = ["publish shop:order.new", "process shop:order.new:billing", "process shop:order.new:audit"];
+    expect(message::FAN_OUT, &two);
+    assert_eq!(spans.iter().filter(|span| !span.attributes.contains_key("acktrail.message")).count(), 1);
+}
+
+#[test]
+fn with_full_sampling_every_message_gets_its_spans_once() {
+    let spans = spans_of(1.0);
+    let count = |message| of_message(&spans, message).len();
+    assert_eq!(count(message::ACKNOWLEDGED), 2);
+    assert_eq!(count(message::TRACED), 2);
+    assert_eq!(count(message::DEAD), 4);
+    assert_eq!(count(message::FAN_OUT), 3);
+}
+
+#[test]
+fn links_resolve_and_every_dead_letter_leads_to_its_producer() {
+    for ratio in [0.0, 1.0] {
+        let spans = spans_of(ratio);
+        let known: HashMap<_, _> = spans.iter().map(|span| (span.context(), span)).collect();
+        let own = ("4b".repeat(16), "0f".repeat(8));
+        for link in spans.iter().flat_map(|span| &span.links) {
+            assert!(known.contains_key(link) || *link == own, "{link:?} leads nowhere");
+        }
+        let dead: Vec<_> = spans.iter().filter(|span| span.name.starts_with("dead_letter")).collect();
+        assert_eq!(dead.len(), 2);
+        for letter in dead {
+            let producer = letter.links.iter().find_map(|link| known.get(link).filter(|span| span.kind == "PRODUCER"));
+            let producer = producer.expect("a dead letter without its producer");
+            assert_eq!(producer.text("acktrail.message"), letter.text("acktrail.message"));
+            assert_eq!(producer.resource["service.name"], "shop-api");
+        }
+        let consumers: Vec<_> = spans.iter().filter(|span| span.kind == "CONSUMER").collect();
+        assert!(consumers.iter().all(|span| span.text("acktrail.message").is_empty() || !span.links.is_empty()));
+    }
+}
+
+#[test]
+fn times_outcomes_and_services_are_true() {
+    let spans = spans_of(1.0);
+    let find = |message, name: &str| -> Vec<&SeenSpan> {
+        of_message(&spans, message).into_iter().filter(|span| span.name.starts_with(name)).collect()
+    };
+    let at = |milliseconds: u64| START + milliseconds * MS;
+    let publish = find(message::ACKNOWLEDGED, "publish")[0];
+    assert_eq!((publish.start, publish.end, publish.error), (at(0), at(1), false));
+    assert_eq!(publish.resource["service.name"], "shop-api");
+    assert_eq!(publish.trace, hex(message::ACKNOWLEDGED));
+    let process = find(message::ACKNOWLEDGED, "process")[0];
+    assert_eq!((process.start, process.end, process.error), (at(3), at(4), false));
+    assert_eq!(process.events, [(at(2), "dispatched".to_owned())]);
+    assert_eq!(process.resource["service.name"], "billing-worker");
+    assert_eq!(process.parent.as_ref(), Some(&publish.id));
+
+    let attempts = find(message::RETRIED, "process");
+    assert_eq!((attempts[0].start, attempts[0].end, attempts[0].error), (at(103), at(110), true));
+    assert_eq!(attempts[0].text("error.type"), "requeued");
+    assert_eq!((attempts[1].start, attempts[1].end, attempts[1].error), (at(121), at(130), false));
+    assert!(attempts[1].links.contains(&attempts[0].context()));
+
+    assert_eq!(find(message::RETURNED, "publish")[0].text("error.type"), "312");
+    assert_eq!(find(message::RETURNED, "publish")[0].end, at(301));
+    assert_eq!(find(message::REFUSED, "publish")[0].text("error.type"), "refused");
+    let dead = find(message::DEAD, "dead_letter")[0];
+    assert_eq!((dead.start, dead.end), (at(210), at(210)));
+    assert_eq!(dead.text("acktrail.dead_letter.source"), "billing");
+    assert_eq!(dead.text("acktrail.message.evidence"), "inferred");
+    let rejected = find(message::DEAD, "process")[0];
+    assert_eq!(dead.parent.as_ref(), Some(&rejected.id));
+    // The producer is on another host.
+    assert_eq!(find(message::REPLY, "publish")[0].resource["service.name"], "unknown_service");
+}
+
+#[test]
+fn an_applications_own_context_is_the_origin() {
+    let spans = spans_of(1.0);
+    let traced = of_message(&spans, message::TRACED);
+    let own = ("4b".repeat(16), "0f".repeat(8));
+    assert!(traced.iter().all(|span| span.trace == own.0 && span.links[0] == own));
+    assert!(traced.iter().all(|span| span.parent.as_ref() == Some(&own.1)));
+    let send = traced.iter().find(|span| span.kind == "CLIENT").unwrap();
+    let process = traced.iter().find(|span| span.kind == "CONSUMER").unwrap();
+    assert!(process.links.contains(&send.context()));
+}
+
+#[test]
+fn agents_that_see_only_one_side_decide_and_link_alike() {
+    let mut producer_side = Spans::new(Sampling { ratio: 0.5, ..Sampling::default() });
+    let mut consumer_side = Spans::new(Sampling { ratio: 0.5, ..Sampling::default() });
+    Life::new(3).feed(2000, &mut |line| {
+        if matches!(line.state, State::Created | State::Confirmed) {
+            producer_side.transition(line);
+        } else {
+            let mut line = *line;
+            line.timings.created = None;
+            line.attributes.producer = None;
+            consumer_side.transition(&line);
+        }
+    });
+    producer_side.finish();
+    let published: HashMap<_, _> = producer_side.take().iter().map(|span| (seen(span).context(), seen(span))).collect();
+    let processed = consumer_side.take();
+    assert_eq!(published.len(), processed.len());
+    for span in &processed {
+        assert!(published.contains_key(&seen(span).links[0]));
+    }
+    assert!((800..1200).contains(&processed.len()), "{}", processed.len());
+}
+
+#[test]
+fn the_share_of_sampled_messages_is_the_ratio() {
+    let count = |ratio: f64| {
+        let mut spans = Spans::new(Sampling { ratio, ..Sampling::default() });
+        let mut taken = 0;
+        for number in 0..20_000u64 {
+            let mut line = transition(State::Created, START + number);
+            line.message = Some(Identity(xxhash_rust::xxh3::xxh3_128(&number.to_be_bytes())));
+            spans.transition(&line);
+        }
+        spans.finish();
+        taken += spans.take().len();
+        taken
+    };
+    assert_eq!(count(0.0), 0);
+    assert_eq!(count(1.0), Spans::READY);
+    // Hashes of fixed numbers: the same in every run. 0.1 × 20,000, give or take five standard deviations.
+    assert!((1788..=2212).contains(&count(0.1)), "{}", count(0.1));
+}
+
+#[test]
+fn a_confirm_that_never_comes_is_not_waited_for_long() {
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
+    let mut line = transition(State::Created, START);
+    line.message = Some(Identity(u128::MAX));
+    line.timings.created = Some(line.time);
+    spans.transition(&line);
+    spans.poll(line.time.plus(Spans::CONFIRM_WAIT / 2));
+    assert!(spans.is_empty());
+    spans.poll(line.time.plus(Spans::CONFIRM_WAIT));
+    let taken = spans.take();
+    assert_eq!((taken.len(), taken[0].end), (1, Timestamp(START)));
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
+    for number in 0..100_000u128 {
+        let mut line = transition(State::Created, START);
+        line.message = Some(Identity(number << 70 | number));
+        spans.transition(&line);
+        if number % 1000 == 0 {
+            assert!(spans.take().len() <= 1000);
+        }
+    }
+    spans.finish();
+    assert!(spans.take().len() <= Spans::PENDING + 1000);
+}
