@@ -168,8 +168,12 @@ class Checker:
                 order = expected.publishes.get(flat["port"], [])
                 if taken[flat["port"]] < len(order):
                     key = order[taken[flat["port"]]]
-            elif flat["tag"] is not None:
-                key = expected.handles.get((flat["port"], flat["ctag"], flat["tag"]))
+            elif flat["tag"] is not None and (flat["state"] == "Dispatched" or not face):
+                handle = flat["port"], flat["ctag"], flat["tag"]
+                several = expected.handles.get(handle, [])
+                if several:
+                    key = several[min(taken[handle], len(several) - 1)]
+                    taken[handle] += flat["state"] == "Dispatched"
             if flat["state"] == "Created":
                 taken[flat["port"]] += 1
             flat["key"] = key

@@ -17,7 +17,8 @@ class Expected:
         self.lines = collections.defaultdict(lambda: collections.defaultdict(list))
         self.events = []
         self.publishes = collections.defaultdict(list)  # connection → keys in order of their publish
-        self.handles = {}                                # (connection, consumer tag or None, delivery tag) → key
+        # (connection, consumer tag or None, delivery tag) → keys: direct replies all have tag 1.
+        self.handles = collections.defaultdict(list)
         self.sizes, self.ids, self.copies = {}, {}, collections.Counter()
         self.connections = []                            # (port, connected at, connection)
 
@@ -82,7 +83,7 @@ class _Rules:
         key, connection = entry["key"], self.connection(entry["chan"])
         self.published[key] = entry
         self.out.sizes[key], self.out.ids[key] = entry["size"], entry["id"]
-        self.out.copies[key] += 1
+        self.out.copies[key] += not entry.get("republished")
         self.out.publishes[connection].append(key)
         if entry["exchange"] == "":
             self.waiting[entry["rk"]][key] = True
@@ -126,7 +127,7 @@ class _Rules:
         self.waiting[entry["queue"]].pop(key, None)
         self.rounds[key, chain] += 1
         entry = {**entry, "delivery": self.rounds[key, chain]}
-        self.out.handles[connection, entry["ctag"], entry["tag"]] = key
+        self.out.handles[connection, entry["ctag"], entry["tag"]].append(key)
         self.out.ids.setdefault(key, entry["id"])
         self._line(entry, "Dispatched", operation="get" if entry["get"] else "deliver")
         if entry["read"]:

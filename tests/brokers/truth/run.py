@@ -22,6 +22,7 @@ from .agent import Agent, replay
 from .broker import VERSIONS, Broker
 from .check import Checker, Seen, check_summary, losses, report
 from .log import read
+from .mutate import prove
 from .oracle import Capture, methods
 from .places import WORK
 from .stage import SCENARIOS, Stage
@@ -148,6 +149,7 @@ def run(version, options, tally):
         tally.check(dropped == 0, f"dumpcap dropped {dropped} packets: tshark's counts say nothing")
         counts = methods(capture.path, broker.port)
         check_oracle(counts, logs, tally)
+        prove(logs, 500, tally)
         if not options.witness:
             judge("live", logs, agent.lines, agent.summary, True, tally)
             lines, summary, _ = replay(capture.path, broker.port, directory)
