@@ -4,8 +4,8 @@ use crate::capture::{Cookie, Counters, Direction, Record};
 use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
 use crate::lifecycle::{self, Lifecycles, MessageLimits};
-use crate::protocol::operation::Observed;
-use crate::protocol::{self, Sessions};
+use crate::protocol::operation::{Observed, Operation};
+use crate::protocol::{self, Sessions, Trouble};
 use crate::stream::{self, Event, HoleCause, Streams};
 use crate::time::Timestamp;
 
@@ -38,8 +38,12 @@ pub struct Pipeline {
     lifecycles: Lifecycles,
     operations: Vec<Observed>,
     counters: Counters,
-    malformed_records: u64,
+    troubles: Troubles,
+    connections: u64,
 }
+
+/// How often each trouble was met, in the order of [`Trouble::ALL`].
+type Troubles = [u64; Trouble::ALL.len()];
 
 impl Pipeline {
     /// Nothing seen yet.
@@ -50,7 +54,8 @@ impl Pipeline {
             lifecycles: Lifecycles::new(limits.messages),
             operations: Vec::new(),
             counters: Counters::default(),
-            malformed_records: 0,
+            troubles: Troubles::default(),
+            connections: 0,
         }
     }
 
@@ -63,25 +68,20 @@ impl Pipeline {
         if self.poll_timeout().is_some_and(|due| due <= record.time()) {
             self.handle_timeout(record.time(), observer);
         }
-        let Pipeline { streams, sessions, lifecycles, operations, .. } = self;
-        streams.handle_record(record, &mut |event| follow(&event, sessions, lifecycles, operations, observer));
+        let (streams, mut stages) = self.split();
+        streams.handle_record(record, &mut |event| stages.follow(&event, observer));
     }
 
     /// Time has passed: gives up what was waited for.
     pub fn handle_timeout(&mut self, now: Timestamp, observer: &mut dyn Observer) {
-        let Pipeline { streams, sessions, lifecycles, operations, .. } = self;
-        streams.handle_timeout(now, &mut |event| follow(&event, sessions, lifecycles, operations, observer));
-        sessions.handle_timeout(now, operations);
-        drain(operations, lifecycles, observer);
-        lifecycles.handle_timeout(now, observer);
+        let (streams, mut stages) = self.split();
+        streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
+        self.lifecycles.handle_timeout(now, observer);
     }
 
     /// When [`Pipeline::handle_timeout`] has something to do, if no record comes before.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        [self.streams.poll_timeout(), self.sessions.poll_timeout(), self.lifecycles.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [self.streams.poll_timeout(), self.lifecycles.poll_timeout()].into_iter().flatten().min()
     }
 
     /// The bytes of logins seen since the last call: whoever keeps records must wipe them.
@@ -96,14 +96,24 @@ impl Pipeline {
         secrets
     }
 
-    /// A record of the source could not be decoded.
-    pub fn count_malformed(&mut self, records: u64) {
-        self.malformed_records += records;
+    /// Counts every method from now on ([`Sessions::method_counts`]).
+    pub fn count_methods(&mut self) {
+        self.sessions.count_methods();
     }
 
-    /// How often each method was seen, per connection and channel.
+    /// The sessions.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// Connections seen so far.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    fn split(&mut self) -> (&mut Streams, Stages<'_>) {
+        let Pipeline { streams, sessions, lifecycles, operations, troubles, connections, .. } = self;
+        (streams, Stages { sessions, lifecycles, operations, troubles, connections })
     }
 
     /// The state machine's own counters.
@@ -137,7 +147,6 @@ impl Pipeline {
             loss("kernel", "unreadable", counters.unreadable_packets, "segment"),
             loss("kernel", "untracked", counters.untracked_sockets, "socket"),
             loss("kernel", "sampled_out", counters.sampled_out_packets, "segment"),
-            loss("kernel", "malformed", self.malformed_records, "record"),
             loss("stream", "ring_full", streams.holes_of(HoleCause::RingFull).bytes, "byte"),
             loss("stream", "missing", streams.holes_of(HoleCause::Missing).bytes, "byte"),
             loss("stream", "missing_unknown", streams.holes_of(HoleCause::Missing).unknown, "hole"),
@@ -146,7 +155,9 @@ impl Pipeline {
             loss("stream", "evicted", streams.bytes_evicted, "byte"),
             loss("stream", "evicted_connections", streams.evicted_connections, "connection"),
         ];
-        self.sessions.losses(|reason, count, unit| losses.push(loss("protocol", reason, count, unit)));
+        let troubles = Trouble::ALL.iter().zip(self.troubles);
+        losses.extend(troubles.map(|(trouble, count)| loss("protocol", trouble.name(), count, "frame")));
+        losses.push(loss("protocol", "evicted_sessions", self.sessions.evicted(), "connection"));
         let lifecycle::Statistics {
             evicted_messages,
             unknown_fates,
@@ -171,25 +182,32 @@ fn loss(stage: &'static str, reason: &'static str, count: u64, unit: &'static st
     Loss { stage, reason, count, unit }
 }
 
-fn follow(
-    event: &Event<'_>,
-    sessions: &mut Sessions,
-    lifecycles: &mut Lifecycles,
-    operations: &mut Vec<Observed>,
-    observer: &mut dyn Observer,
-) {
-    if let Event::Facts(connection, facts) = event {
-        lifecycles.handle_facts(*connection, facts);
-    }
-    sessions.handle_event(event, operations);
-    drain(operations, lifecycles, observer);
-    if let Event::Closed { connection, time } = event {
-        lifecycles.handle_closed(*connection, *time, observer);
-    }
+/// The stages behind the streams.
+struct Stages<'a> {
+    sessions: &'a mut Sessions,
+    lifecycles: &'a mut Lifecycles,
+    operations: &'a mut Vec<Observed>,
+    troubles: &'a mut Troubles,
+    connections: &'a mut u64,
 }
 
-fn drain(operations: &mut Vec<Observed>, lifecycles: &mut Lifecycles, observer: &mut dyn Observer) {
-    for observed in operations.drain(..) {
-        lifecycles.handle(observed, observer);
+impl Stages<'_> {
+    fn follow(&mut self, event: &Event<'_>, observer: &mut dyn Observer) {
+        if let Event::Facts(connection, facts) = event {
+            *self.connections = (*self.connections).max(connection.0 + 1);
+            self.lifecycles.handle_facts(*connection, facts);
+        }
+        self.sessions.handle_event(event, self.operations);
+        for observed in self.operations.drain(..) {
+            if let Operation::Trouble(trouble) = &observed.operation
+                && let Some(place) = Trouble::ALL.iter().position(|other| other == trouble)
+            {
+                self.troubles[place] += 1;
+            }
+            self.lifecycles.handle(observed, observer);
+        }
+        if let Event::Closed { connection, time } = event {
+            self.lifecycles.handle_closed(*connection, *time, observer);
+        }
     }
 }

@@ -13,7 +13,11 @@ mod replay;
 #[cfg(feature = "kernel")]
 mod run;
 pub mod signals;
+#[cfg(feature = "otlp")]
+mod telemetry;
 pub mod terminal;
+#[cfg(feature = "kernel")]
+mod trace;
 mod view;
 
 use std::fmt;
@@ -81,7 +85,9 @@ fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
         #[cfg(feature = "kernel")]
         Command::Record(path) => record::record(invocation, path),
         #[cfg(feature = "kernel")]
-        Command::Trace | Command::Doctor => Err(Failure("not yet".to_owned())),
+        Command::Trace => trace::trace(invocation),
+        #[cfg(feature = "kernel")]
+        Command::Doctor => Err(Failure("not yet".to_owned())),
         #[cfg(not(feature = "kernel"))]
         Command::Run | Command::Record(_) | Command::Trace | Command::Doctor => {
             Err(Failure("this build cannot capture: it was made without the feature `kernel`".to_owned()))

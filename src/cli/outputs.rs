@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::closing::{CaptureLine, Closing, QueueLine};
 use super::latencies::Latencies;
+#[cfg(feature = "otlp")]
+use super::telemetry::Telemetry;
+use super::view::View;
 use super::{Failure, say};
+#[cfg(feature = "kernel")]
+use crate::agent_socket::Server;
 use crate::config::Config;
+#[cfg(feature = "kernel")]
+use crate::export::json;
 use crate::export::lines::JsonLines;
-use crate::export::summary::{Loss, SummaryFacts, Total, Totals};
+use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
 use crate::lifecycle::transition::{Event, Observer, State, Transition};
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
-
-/// One more listener, such as the live view.
-pub type Listener = Box<dyn Observer>;
 
 /// The outputs of a run or a replay.
 pub struct Outputs {
@@ -26,7 +30,11 @@ pub struct Outputs {
     next_summary: Option<Instant>,
     totals: Totals,
     latencies: Latencies,
-    listeners: Vec<Listener>,
+    view: Option<View>,
+    #[cfg(feature = "kernel")]
+    server: Option<Server>,
+    #[cfg(feature = "otlp")]
+    telemetry: Option<Telemetry>,
     kernel: Option<String>,
     first: Option<Timestamp>,
     last: Timestamp,
@@ -52,7 +60,11 @@ impl Outputs {
             next_summary: None,
             totals: Totals::new(),
             latencies: Latencies::default(),
-            listeners: Vec::new(),
+            view: None,
+            #[cfg(feature = "kernel")]
+            server: None,
+            #[cfg(feature = "otlp")]
+            telemetry: None,
             kernel: None,
             first: None,
             last: Timestamp::default(),
@@ -65,9 +77,45 @@ impl Outputs {
         config.output.jsonl.as_deref() == Some(Path::new("-"))
     }
 
-    /// Adds a listener.
-    pub fn listen(&mut self, listener: Listener) {
-        self.listeners.push(listener);
+    /// Shows the live view.
+    pub fn show(&mut self, view: View) {
+        self.view = Some(view);
+    }
+
+    /// Nobody looks at the live view any more.
+    #[cfg(feature = "kernel")]
+    pub fn view_closed(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.closed)
+    }
+
+    /// The terminal's size has changed.
+    #[cfg(feature = "kernel")]
+    pub fn resize(&mut self, config: &Config) {
+        if let Some(view) = &mut self.view {
+            view.resize(config);
+        }
+    }
+
+    /// Starts what has threads of its own: the agent's socket, the export. To be called once privileges are dropped, so that
+    /// no thread keeps them.
+    ///
+    /// # Errors
+    /// If the export makes no sense. A socket that cannot be served is said, and done without.
+    #[cfg(feature = "kernel")]
+    pub fn serve(&mut self, config: &Config, now: Timestamp) -> Result<(), Failure> {
+        match Server::bind(&config.agent.socket) {
+            Ok(server) => self.server = Some(server),
+            Err(error) => say(&format!("`acktrail trace` will not find this agent: {error}")),
+        }
+        #[cfg(feature = "otlp")]
+        {
+            self.telemetry = Telemetry::start(config, now)?;
+        }
+        #[cfg(not(feature = "otlp"))]
+        if config.otlp.endpoint.is_some() {
+            return Err(Failure("this build cannot export: it was made without the feature `otlp`".to_owned()));
+        }
+        Ok(())
     }
 
     /// The capture is attached to this kernel.
@@ -86,6 +134,14 @@ impl Outputs {
             if let Some(lines) = &mut self.lines {
                 lines.line(&line);
             }
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = self.server.as_ref().filter(|server| server.is_summary_wanted()) {
+            server.summary(&self.summary_line(pipeline, now, losses));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.poll(now, || all_losses(pipeline, losses));
         }
         if let Some(lines) = &mut self.lines {
             lines.poll(instant);
@@ -109,6 +165,10 @@ impl Outputs {
             && let Err(error) = file.write_all(&line).and_then(|()| file.flush())
         {
             say(&format!("writing the summary: {error}"));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.finish(now.unwrap_or(self.last), &all_losses(pipeline, losses));
         }
     }
 
@@ -161,8 +221,7 @@ impl Outputs {
     }
 
     fn summary_line(&self, pipeline: &Pipeline, time: Timestamp, losses: &[Loss]) -> Vec<u8> {
-        let mut capture = pipeline.totals();
-        capture.lost.extend_from_slice(losses);
+        let mut capture = all_losses(pipeline, losses);
         capture.lost.push(self.losses());
         let facts =
             SummaryFacts { time, attached_at: self.attached_at, kernel: self.kernel.as_deref(), capture: &capture };
@@ -172,6 +231,12 @@ impl Outputs {
     }
 }
 
+fn all_losses(pipeline: &Pipeline, losses: &[Loss]) -> CaptureTotals {
+    let mut totals = pipeline.totals();
+    totals.lost.extend_from_slice(losses);
+    totals
+}
+
 impl Observer for Outputs {
     fn transition(&mut self, transition: &Transition<'_>) {
         self.totals.transition(transition);
@@ -179,8 +244,16 @@ impl Observer for Outputs {
         if let Some(lines) = &mut self.lines {
             lines.transition(transition);
         }
-        for listener in &mut self.listeners {
-            listener.transition(transition);
+        if let Some(view) = &mut self.view {
+            view.transition(transition);
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = &self.server {
+            server.transition(transition, |line| json::transition_line(transition, line));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.transition(transition);
         }
     }
 
@@ -189,8 +262,16 @@ impl Observer for Outputs {
         if let Some(lines) = &mut self.lines {
             lines.event(event);
         }
-        for listener in &mut self.listeners {
-            listener.event(event);
+        if let Some(view) = &mut self.view {
+            view.event(event);
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = &self.server {
+            server.event(event, |line| json::event_line(event, line));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.event(event);
         }
     }
 }

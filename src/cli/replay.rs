@@ -25,9 +25,12 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let mut outputs = Outputs::open(config)?;
     let quiet = Outputs::owns_stdout(config) || config.replay.method_counts;
     if let Some(filter) = config.replay.trace.clone().filter(|_| !quiet) {
-        outputs.listen(Box::new(View::stdout(&filter, false, config)?));
+        outputs.show(View::stdout(&filter, false, config)?);
     }
     let mut pipeline = Pipeline::new(limits(config));
+    if config.replay.method_counts {
+        pipeline.count_methods();
+    }
     let damage = loop {
         let step = source.next(|record: &Record<'_>| {
             outputs.saw(record.time());
@@ -42,8 +45,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let losses = source.tally().map(unusable).unwrap_or_default();
     outputs.finish(&pipeline, None, &losses);
     if config.replay.method_counts {
-        let counts = pipeline.sessions().method_counts_json();
-        std::io::stdout().write_all(counts.as_bytes())?;
+        print_method_counts(&pipeline)?;
     } else if !quiet {
         let mut text = String::new();
         let (width, colors) = (terminal::width_stdout(), terminal::colors_stdout(config.terminal.color));
@@ -65,4 +67,18 @@ fn unusable(tally: &pcap::Tally) -> Vec<Loss> {
         .into_iter()
         .map(|reason| Loss { stage: "pcap", reason: reason.name(), count: tally.unusable(reason), unit: "packet" })
         .collect()
+}
+
+/// `[{"connection":1,"channel":1,"class":60,"method":40,"count":3}, …]`, in this order.
+fn print_method_counts(pipeline: &Pipeline) -> Result<(), Failure> {
+    let counts = pipeline.sessions().method_counts().into_iter().flat_map(|counts| counts.iter());
+    let rows = counts.map(|(connection, channel, (class, method), count)| {
+        serde_json::json!({
+            "connection": connection.0, "channel": channel, "class": class, "method": method, "count": count
+        })
+    });
+    let mut text = serde_json::to_string(&rows.collect::<Vec<_>>())?;
+    text.push('\n');
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(())
 }

@@ -32,6 +32,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let mut outputs = Outputs::open(config)?;
     let mut agent = Agent::attach(config)?;
     outputs.attached(kernel_release(), now());
+    outputs.serve(config, now())?;
     ready.announce()?;
     let mut source = config.clone();
     while !signals.stop() {

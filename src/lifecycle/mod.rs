@@ -170,6 +170,7 @@ impl Lifecycles {
             Operation::PublishFailed { channel, tags, inferred } => {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }
+            Operation::UnmatchedConfirm { .. } => self.statistics.unmatched_confirms += 1,
             Operation::Returned { channel, error, destination, message } => {
                 self.returned(time, channel, &error, &destination, &message, observer);
             }
@@ -256,6 +257,10 @@ impl Lifecycles {
                 observer.event(&Event { detail: reason.as_deref(), ..event });
             }
             Operation::Gap(gap) => self.gap(time, connection, gap, observer),
+            Operation::NotDecoded { protocol } => {
+                let event = self.event(time, connection, "not_decoded");
+                observer.event(&Event { detail: Some(protocol), ..event });
+            }
             Operation::Trouble(trouble) => {
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });
