@@ -9,6 +9,10 @@ An expected line is a dict. A field that is not in it is not compared; a field t
 import collections
 
 
+# What becomes of a message after its delivery is over: no delivery's tag belongs there.
+AFTERWARDS = ("Retrying", "DeadLettered", "Dropped")
+
+
 class Expected:
     """All of one scenario: `lines[key][chain]` is a list of lines, `events` a list of (name, connection)."""
 
@@ -33,14 +37,23 @@ class Expected:
 
 def expect(log, prefix):
     """Reads a truth log (a list of dicts) into an `Expected`."""
-    rules = _Rules(Expected(prefix), log)
+    rules = _Rules(Expected(prefix))
     for entry in log:
+        entry = {field: clean(value) if field in NAMES else value for field, value in entry.items()}
         getattr(rules, "on_" + entry["op"])(entry)
     return rules.out
 
 
+NAMES = ("queue", "exchange", "rk", "ctag")
+
+
+def clean(name):
+    """A name as it is written: control characters would move a terminal's cursor."""
+    return name and "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in name)
+
+
 class _Rules:
-    def __init__(self, out, log):
+    def __init__(self, out):
         self.out = out
         self.fates, self.pids, self.names, self.vhosts = {}, {}, {}, {}
         self.published, self.confirmations = {}, {}
@@ -51,7 +64,6 @@ class _Rules:
         self.requeued = collections.Counter()
         self.returned = set()
         self.waiting = collections.defaultdict(dict)     # queue → keys that were published to it by name
-        del log
 
     # Connections and names
 
@@ -104,8 +116,7 @@ class _Rules:
                                settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused",
-                           settlement=COVERED[entry["multiple"]])
+        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused", settlement=ANY)
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
@@ -138,6 +149,8 @@ class _Rules:
             self.open[entry["chan"], entry["tag"]] = entry
 
     def _line(self, entry, state, **more):
+        if state in AFTERWARDS:
+            more = {"tag": None, "ctag": None, "redelivered": None, **more}
         connection = self.connection(entry["chan"])
         self.out.lines[entry["key"]][self.chain(entry)].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],

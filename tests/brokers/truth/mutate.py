@@ -56,7 +56,7 @@ def _line(key, line, ports, last):
         value = line.get(short)
         if short == "port":
             value = port
-        if value is not None and value is not ANY and not (short == "exchange" and value == ""):
+        if value is not None and value is not ANY and value != "":
             attributes[name] = value
     rendered = {"kind": "transition", "time": _time(last + 1), "state": line["state"], "message": f"{_identity(key):032x}",
                 "attributes": attributes, "count": 1}
@@ -82,7 +82,9 @@ def spoil(transitions, rng):
     index = rng.randrange(len(transitions))
     line = transitions[index]
     ways = ["lost", "doubled", "state"]
-    ways += ["identity"] if "faceless" not in line else []
+    # An identity is only wrong beside another one of the same message.
+    several = sum(other["message"] == line["message"] for other in transitions) > 1
+    ways += ["identity"] if "faceless" not in line and several else []
     ways += ["reason"] if "reason" in line else []
     # Which of several twins was delivered how often is nobody's knowledge.
     ways += ["delivery"] if "delivery" in line and "twin" not in line else []
