@@ -210,7 +210,8 @@ def loss_times(lines):
     """From the summaries in between: when nothing was lost yet, and when nothing more was lost."""
     before, after, known = 0, 0, 0
     for summary in Seen(lines).summaries:
-        lost, at = sum(losses(summary).values()), nanoseconds(summary["time"])
+        lost = sum(count for what, count in losses(summary).items() if what.startswith("kernel."))
+        at = nanoseconds(summary["time"])
         if lost == 0:
             before = at
         elif lost != known:
