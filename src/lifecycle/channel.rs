@@ -40,6 +40,7 @@ impl<T> Default for Outstanding<T> {
 
 impl<T> Outstanding<T> {
     /// How many are outstanding.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.live
     }
@@ -117,6 +118,8 @@ pub(super) struct Channel {
     pub unconfirmed: Outstanding<MessageRef>,
     /// The latest publishes without a confirm tag, for a channel close that names one of them.
     recent: VecDeque<MessageRef>,
+    /// Its opening was seen, and all that the broker has sent on it since.
+    pub complete: bool,
     /// Some settlement was seen: its consumers settle.
     pub settles: bool,
     /// Deliveries of consumers that may or may not settle.

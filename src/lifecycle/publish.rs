@@ -25,7 +25,7 @@ impl Lifecycles {
         let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
         let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
-        let mut entry = message::Message::new(message.identity, message.source, State::Created, route);
+        let mut entry = message::Message::new(message.identity, State::Created, route);
         entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
         entry.publisher = Some(party.clone());
         entry.message_id = message.message_id;
@@ -173,7 +173,7 @@ impl Lifecycles {
             Some(reference) => reference,
             None => {
                 let route = self.messages.route(&destination.exchange, &destination.routing_key);
-                let mut entry = message::Message::new(key, message.source, State::Created, route);
+                let mut entry = message::Message::new(key, State::Created, route);
                 entry.publisher = Some(party.clone());
                 entry.message_id = message.message_id.clone();
                 entry.extras = message.extras.clone();

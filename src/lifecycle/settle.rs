@@ -59,6 +59,10 @@ impl Lifecycles {
 
     /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
     fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
+        if self.channel(id).complete {
+            // There was no such delivery: the client's mistake, and the broker's answer follows.
+            return;
+        }
         self.statistics.unmatched_settlements += 1;
         let mut event = self.event(time, id.connection, "settled_unseen");
         event.attributes.delivery_tag = Some(tag);
@@ -96,10 +100,10 @@ impl Lifecycles {
         }
         let place = held.chain as usize;
         match state {
-            State::Rejected => self.afterlife(time, held.message, place, Reason::Rejected, observer),
+            State::Rejected => self.afterlife(time, held.message, place, held, Reason::Rejected, observer),
             State::Failed => {
                 let counted = outcome != Outcome::RequeuedByNack || !self.nack_is_free(party.connection);
-                self.comes_again(time, held.message, place, counted, false, observer);
+                self.comes_again(time, held, counted, false, observer);
             }
             _ => {}
         }
@@ -121,16 +125,16 @@ impl Lifecycles {
     fn comes_again(
         &mut self,
         time: Timestamp,
-        reference: MessageRef,
-        place: usize,
+        held: &Held,
         counted: bool,
         inferred: bool,
         observer: &mut dyn Observer,
     ) {
+        let (reference, place) = (held.message, held.chain as usize);
         if counted && self.is_at_delivery_limit(reference, place) {
-            self.afterlife(time, reference, place, Reason::DeliveryLimit, observer);
+            self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
-            self.retrying(time, reference, place, None, inferred, observer);
+            self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
     }
 
@@ -240,7 +244,7 @@ impl Lifecycles {
             line.error_code = error.map(|error| error.code);
         });
         if ended {
-            self.comes_again(time, held.message, held.chain as usize, true, true, observer);
+            self.comes_again(time, held, true, true, observer);
         }
     }
 
@@ -362,6 +366,7 @@ impl Lifecycles {
         for (_, channel) in touched {
             if gap.from_broker {
                 channel.confirms_doubtful = true;
+                channel.complete = false;
             } else {
                 channel.held.iter_mut().for_each(|held| held.doubtful = true);
             }
