@@ -92,7 +92,7 @@ fn with_holes(pieces: Vec<Piece>, holes: &[(bool, u16, u32)], noise: &mut impl F
             if gone {
                 lost[piece.side as usize] += 1;
             } else {
-                let half = if noise() % 3 == 0 { noise() as usize % bytes.len().max(1) } else { 0 };
+                let half = if noise().is_multiple_of(3) { noise() as usize % bytes.len().max(1) } else { 0 };
                 for (from, bytes) in [(0, &bytes[..half]), (half, &bytes[half..])] {
                     if !bytes.is_empty() {
                         let offset = piece.offset + (at + from) as u32;

@@ -364,7 +364,7 @@ impl Model {
     }
 
     fn close(&mut self, number: u16, b: u16, c: u16) {
-        if b % 3 != 0 {
+        if !b.is_multiple_of(3) {
             return;
         }
         self.answer_all(number);

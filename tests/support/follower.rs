@@ -149,7 +149,7 @@ pub fn shuffled(writes: &[Write], noise: &mut impl FnMut() -> u32) -> Vec<Piece>
             let length = (1 + noise() as usize % longest).min(rest.len());
             let (now, later) = rest.split_at(length);
             cut.push(Piece { offset, bytes: now.to_vec(), tap: noise() as u8, ..piece.clone() });
-            if noise() % 8 == 0 {
+            if noise().is_multiple_of(8) {
                 // A retransmission that covers a little more than one piece.
                 let length = (length + noise() as usize % 50).min(rest.len());
                 cut.push(Piece { offset, bytes: rest[..length].to_vec(), tap: noise() as u8, ..piece.clone() });
@@ -158,7 +158,7 @@ pub fn shuffled(writes: &[Write], noise: &mut impl FnMut() -> u32) -> Vec<Piece>
             rest = later;
         }
         for index in (1..cut.len()).rev() {
-            if noise() % 3 == 0 {
+            if noise().is_multiple_of(3) {
                 cut.swap(index, noise() as usize % (index + 1));
             }
         }
