@@ -265,8 +265,8 @@ pub enum Operation {
         consumer: Option<Name>,
         /// The queue, where it is known.
         queue: Option<Name>,
-        /// The delivery is settled by being sent. `None`: unknown (the consumer began before the capture); the first
-        /// settlement on its channel tells.
+        /// The delivery is settled by being sent. `None`: unknown (the consumer began before the capture); the settlement of
+        /// one of its deliveries tells.
         automatic: Option<bool>,
         /// The broker's redelivered bit.
         redelivered: bool,

@@ -6,6 +6,7 @@ use slab::Slab;
 
 use super::reassembly::{Content, Part, Piece, Reassembly};
 use super::recency::{Linked, Links};
+use super::sequence::first_position;
 use super::streams::mirrored;
 use super::table::Pair;
 use super::{ConnectionId, End, Event, Facts, Flow, HoleCause, Position, Statistics};
@@ -150,8 +151,10 @@ impl Connection {
     pub fn join(&mut self, end: usize, socket: &Socket) {
         let end = end & 1;
         if socket.from_start {
-            self.flows[end].begin(socket.send_next);
-            self.flows[1 - end].begin(socket.copied);
+            for (flow, sequence) in [(end, socket.send_next), (1 - end, socket.copied)] {
+                self.flows[flow].begin(sequence);
+                self.read[flow] = self.read[flow].max(first_position(sequence));
+            }
         }
         self.sockets[end] = Some(Tapped {
             cookie: socket.cookie,
