@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub end: Position,
     /// A settlement of it may have been lost in a hole.
     pub doubtful: bool,
+    /// Its queue was deleted: it has nowhere to go back to.
+    pub queue_gone: bool,
 }
 
 /// Entries in ascending order of tag, from which any one can be taken.

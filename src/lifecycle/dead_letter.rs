@@ -104,7 +104,7 @@ impl Lifecycles {
         }
     }
 
-    fn died(
+    pub(super) fn died(
         &mut self,
         time: Timestamp,
         reference: MessageRef,

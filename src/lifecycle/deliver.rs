@@ -80,6 +80,7 @@ impl Lifecycles {
             redelivered: delivery.redelivered,
             end: delivery.end,
             doubtful: false,
+            queue_gone: false,
         };
         if arrived {
             entry.state = State::Created;

@@ -1,14 +1,18 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef};
+use super::message::{Chain, Message, MessageRef, same_name};
 use super::party::Party;
+use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
 use super::{Event, Lifecycles, emit};
 use crate::names::Name;
 use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
+
+/// Class and method of basic.publish.
+const BASIC_PUBLISH: (u16, u16) = (60, 40);
 
 /// The name of a side in every output.
 pub(super) fn peer_name(peer: Peer) -> &'static str {
@@ -83,7 +87,8 @@ impl Lifecycles {
         self.processing(time, held, party, Evidence::Inferred, observer);
         let (state, reason, operation) = match outcome {
             Outcome::Acknowledged => (State::Acknowledged, None, "ack"),
-            Outcome::Rejected => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByReject => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByNack => (State::Rejected, Some(Reason::Rejected), "nack"),
             Outcome::RequeuedByReject => (State::Failed, Some(Reason::Requeued), "reject"),
             Outcome::RequeuedByNack => (State::Failed, Some(Reason::Requeued), "nack"),
             Outcome::Recovered => (State::Failed, Some(Reason::Recovered), "recover"),
@@ -131,7 +136,9 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let (reference, place) = (held.message, held.chain as usize);
-        if counted && self.is_at_delivery_limit(reference, place) {
+        if held.queue_gone {
+            self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
+        } else if counted && self.is_at_delivery_limit(reference, place) {
             self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
             self.retrying(time, reference, place, Some(held), None, inferred, observer);
@@ -238,12 +245,13 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let ended = self.end_delivery(time, held, party, observer, |chain, line| {
-            chain.state = State::Failed;
-            chain.evidence = Evidence::Observed;
-            chain.reason = Some(reason);
+            let gone = held.queue_gone;
+            chain.state = if gone { State::Dropped } else { State::Failed };
+            chain.evidence = emit::evidence(gone);
+            chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
             line.error_code = error.map(|error| error.code);
         });
-        if ended {
+        if ended && !held.queue_gone {
             self.comes_again(time, held, true, true, observer);
         }
     }
@@ -256,17 +264,9 @@ impl Lifecycles {
         error: Option<&BrokerError>,
         observer: &mut dyn Observer,
     ) {
-        // basic.publish is the only method of a client that a close can name for a publish.
-        let refused = error.filter(|error| error.method == (60, 40));
-        let mut untold: Vec<MessageRef> = channel.untold().collect();
-        if let Some(error) = refused {
-            let is_first = |reference: &MessageRef| {
-                self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
-            };
-            let first = untold.iter().position(is_first).unwrap_or(untold.len());
-            for reference in untold.split_off(first) {
-                self.publish_failed(time, reference, Reason::ExchangeRefused, false, Some(error), observer);
-            }
+        let untold: Vec<MessageRef> = channel.untold().collect();
+        if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
+            self.publish_refused_with(time, untold, error, observer);
         }
         if by == Some(Peer::Client) || channel.confirms_doubtful {
             return;
@@ -274,7 +274,32 @@ impl Lifecycles {
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
         for reference in waiting {
-            self.publish_failed(time, reference, reason, true, error, observer);
+            let failure = Failure { inferred: true, error, ..Failure::of(reason) };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    /// The broker closed a channel because of a publish on it. What came before that publish it had taken, what came after
+    /// it discarded. Which one it was, an exchange's name in the error tells; without one, only a single candidate is
+    /// certain, and of several it is the last, if the client waits, as clients do when they are refused.
+    fn publish_refused_with(
+        &mut self,
+        time: Timestamp,
+        mut untold: Vec<MessageRef>,
+        error: &BrokerError,
+        observer: &mut dyn Observer,
+    ) {
+        untold.retain(|reference| self.messages.get(*reference).is_some_and(|entry| entry.chains.is_empty()));
+        let is_named = |reference: &MessageRef| {
+            self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
+        };
+        let (first, reason, inferred) = match untold.iter().position(is_named) {
+            Some(first) => (first, Reason::ExchangeRefused, false),
+            None => (untold.len().saturating_sub(1), Reason::ChannelClosed, untold.len() > 1),
+        };
+        for reference in untold.split_off(first) {
+            let failure = Failure { reason, inferred, error: Some(error), settlement: None };
+            self.publish_failed(time, reference, failure, observer);
         }
     }
 
@@ -309,6 +334,17 @@ impl Lifecycles {
         }
         if deleted {
             self.topology(&party).delete_queue(queue);
+            self.orphan_deliveries(queue, &party);
+        }
+    }
+
+    /// What consumers still hold of a deleted queue can be acknowledged, but never comes again.
+    fn orphan_deliveries(&mut self, queue: &Name, party: &Party) {
+        let messages = &self.messages;
+        let near = self.connections.values_mut().filter(|connection| connection.party.shares_broker_with(party));
+        for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
+            let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
+            held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
         }
     }
 
