@@ -68,8 +68,12 @@ impl Sink {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
                 let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
-                let traces = TraceServiceServer::new(sink.clone()).accept_compressed(CompressionEncoding::Gzip);
-                let metrics = MetricsServiceServer::new(sink).accept_compressed(CompressionEncoding::Gzip);
+                let traces = TraceServiceServer::new(sink.clone())
+                    .accept_compressed(CompressionEncoding::Gzip)
+                    .send_compressed(CompressionEncoding::Gzip);
+                let metrics = MetricsServiceServer::new(sink)
+                    .accept_compressed(CompressionEncoding::Gzip)
+                    .send_compressed(CompressionEncoding::Gzip);
                 let server = Server::builder().add_service(traces).add_service(metrics);
                 server.serve_with_incoming(incoming).await.unwrap();
             });
