@@ -5,6 +5,7 @@
 
 pub mod pcap;
 pub mod recording;
+pub mod source;
 pub mod wire;
 
 use std::net::SocketAddr;

@@ -5,7 +5,13 @@
 //! checked before it is used, and nothing that arrives can make a session panic, grow without bound, or stay switched off.
 
 pub mod amqp;
+mod detect;
 pub mod operation;
+mod sessions;
+
+pub use sessions::{Limits, MethodCounts, Sessions};
+
+use sessions::Secrets;
 
 /// What went wrong in reading a connection's bytes; each is counted under its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -234,6 +234,16 @@ pub enum Operation {
         /// The tags were counted from an inferred base (joined in the middle).
         inferred: bool,
     },
+    /// The broker answered for publishes whose tags are not known (joined in the middle, or after a gap), so that nobody can
+    /// say which they were.
+    UnmatchedConfirm {
+        /// Where.
+        channel: ChannelId,
+        /// Which, as the broker counts.
+        tags: Tags,
+        /// It refused them.
+        refused: bool,
+    },
     /// The broker gave a mandatory message back. Its confirm, if the channel has any, still follows.
     Returned {
         /// Where.
@@ -398,6 +408,12 @@ pub enum Operation {
     Gap(Gap),
     /// Something that the session could not read; counted, skipped, and the session goes on.
     Trouble(Trouble),
+    /// The connection speaks something else, as far as its first bytes tell; said once, with
+    /// [`Trouble::NotThisProtocol`].
+    NotDecoded {
+        /// What it looks like: `TLS`, `AMQP 1.0`, `MQTT`, `HTTP`, …, or `unknown`.
+        protocol: &'static str,
+    },
 }
 
 /// A hole that took whole frames, or may have.

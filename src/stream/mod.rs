@@ -4,6 +4,17 @@
 //! Retransmission, reordering, duplicates from two taps and lost records all reduce to one rule: a byte counts once, at its
 //! position; what never comes is a hole.
 
+mod connection;
+mod reassembly;
+mod recency;
+mod sequence;
+mod statistics;
+mod streams;
+mod table;
+
+pub use statistics::{HoleCount, Statistics};
+pub use streams::{Limits, Streams};
+
 use std::net::SocketAddr;
 
 use crate::capture::Owner;

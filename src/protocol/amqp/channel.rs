@@ -1,0 +1,433 @@
+//! One channel: contents, deliveries, settlements, confirms, transactions.
+
+use super::confirm::{Confirms, Match};
+use super::consumers::{self, Consumers};
+use super::content::{Content, Lead, Source};
+use super::header::Header;
+use super::method::Method;
+use super::output::Output;
+use super::requests::{self, Request, Requests};
+use super::transaction::Transactions;
+use crate::names::Name;
+use crate::protocol::Trouble;
+use crate::protocol::operation::{BrokerError, ChannelId, Destination, Gap, Message, Operation, Outcome, Peer, Tags};
+use crate::stream::{Flow, Position};
+
+/// What a channel costs in memory, with its contents under way.
+pub(super) const COST: usize = 2048;
+/// What an entry of x-death costs.
+const DEATH_COST: usize = 1024;
+/// What an operation kept for a commit costs.
+const OPERATION_COST: usize = 512;
+
+/// A channel's state.
+pub(super) struct Channel {
+    pub id: ChannelId,
+    /// Contents under way, by sender.
+    contents: [Option<Content>; 2],
+    /// By sender: frames of a content whose method was not seen are no error.
+    headless: [bool; 2],
+    last_destination: [Option<Destination>; 2],
+    pub(super) consumers: Consumers,
+    pub(super) requests: Requests,
+    /// The queue declared last: the one that an empty name means.
+    pub(super) last_queue: Option<Name>,
+    confirms: Confirms,
+    transactions: Option<Box<Transactions>>,
+    /// The last delivery tag; `None`: the channel's beginning was not seen.
+    last_tag: Option<u64>,
+    /// A settlement was seen.
+    settles: bool,
+    /// How it came to be and how far it has got.
+    pub life: Life,
+}
+
+/// The stages of a channel's life.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// channel.open was sent, and not answered yet.
+    Opening,
+    /// Its first frame was seen, but not its opening; whether the broker has sent frames on it since.
+    Emerged { broker_heard: bool },
+    /// Open.
+    Open,
+    /// The client wants it closed; the broker has not answered yet.
+    Closing { error: Option<BrokerError> },
+    /// It is closed, and was said to be; frames that the client sent before it knew may still come. `late` if one did.
+    Closed { by: Option<Peer>, error: Option<BrokerError>, connection: bool, late: bool },
+}
+
+impl Channel {
+    /// A channel that was seen from its beginning on.
+    pub fn opened(id: ChannelId, life: Life) -> Channel {
+        Channel::new(id, life, Confirms::Off, Some(0))
+    }
+
+    /// A channel of which only a frame was seen, of the client's or the broker's.
+    pub fn emerged(id: ChannelId, broker_heard: bool) -> Channel {
+        let channel = Channel::new(id, Life::Emerged { broker_heard }, Confirms::unknown(), None);
+        Channel { headless: [true; 2], ..channel }
+    }
+
+    fn new(id: ChannelId, life: Life, confirms: Confirms, last_tag: Option<u64>) -> Channel {
+        Channel {
+            id,
+            contents: [None, None],
+            headless: [false; 2],
+            last_destination: [None, None],
+            consumers: Consumers::default(),
+            requests: Requests::default(),
+            last_queue: None,
+            confirms,
+            transactions: None,
+            last_tag,
+            settles: false,
+            life,
+        }
+    }
+
+    /// What it costs in memory.
+    pub fn cost(&self) -> usize {
+        let deaths: usize = self.contents.iter().flatten().map(Content::deaths).sum();
+        let kept = self.transactions.as_ref().map_or(0, |transactions| transactions.kept());
+        COST + self.consumers.len() * consumers::COST
+            + self.requests.len() * requests::COST
+            + deaths * DEATH_COST
+            + kept * OPERATION_COST
+    }
+
+    /// Whether a delivery tag can follow the last one.
+    pub fn can_be_next(&self, tag: u64) -> bool {
+        self.last_tag.is_none_or(|last| tag > last)
+    }
+
+    /// Whether the broker takes the client's frames.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.life, Life::Closed { .. })
+    }
+
+    /// The size of the next body frame, if a content of this sender is not complete.
+    pub fn next_body_frame(&self, from: Peer, largest: Option<u32>) -> Option<u32> {
+        self.contents[index(from)].as_ref()?.next_frame(largest)
+    }
+
+    /// Takes a method that begins a content, settles, confirms, or changes the channel's mode. False: it is another one.
+    pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) -> bool {
+        if self.contents[index(from)].take().is_some() {
+            out.trouble(Trouble::UnexpectedFrame);
+        }
+        match (*method, from) {
+            (Method::Publish { exchange, routing_key, mandatory }, _) => {
+                self.publish(exchange, routing_key, mandatory, out)
+            }
+            (Method::Deliver { consumer, tag, redelivered, exchange, routing_key }, _) => {
+                let source = Source::Consumer(out.name(consumer));
+                self.deliver(source, tag, redelivered, exchange, routing_key, out);
+            }
+            (Method::GetOk { tag, redelivered, exchange, routing_key }, _) => {
+                let source = self.answered_get((60, 71), out);
+                self.deliver(source, tag, redelivered, exchange, routing_key, out);
+            }
+            (Method::GetEmpty, _) => drop(self.answered_get((60, 72), out)),
+            (Method::Return { code, text, exchange, routing_key }, _) => {
+                let error = out.error(code, text, (60, 40));
+                let destination = out.destination(&mut self.last_destination[index(from)], exchange, routing_key);
+                self.begin(from, Lead::Return { error, destination });
+            }
+            (Method::Ack { tag, multiple }, Peer::Client) => {
+                self.settle(tags(tag, multiple), Outcome::Acknowledged, out)
+            }
+            (Method::Nack { tag, multiple, requeue }, Peer::Client) => {
+                self.settle(tags(tag, multiple), requeued(requeue, Outcome::RequeuedByNack), out);
+            }
+            (Method::Reject { tag, requeue }, _) => {
+                self.settle(Tags::One(tag), requeued(requeue, Outcome::RequeuedByReject), out);
+            }
+            (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tag, multiple, false, out),
+            (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tag, multiple, true, out),
+            (Method::ConfirmSelect, _) => self.confirms.select(),
+            (Method::TxSelect | Method::TxSelectOk, _) => drop(self.transactions.get_or_insert_default()),
+            (Method::TxCommit, _) => self.end_transaction(true, out),
+            (Method::TxRollback, _) => self.end_transaction(false, out),
+            (Method::TxCommitOk, _) => self.transaction_ended(true, out),
+            (Method::TxRollbackOk, _) => self.transaction_ended(false, out),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Takes a content header.
+    pub fn header(&mut self, mut header: Header, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
+        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty()) {
+            if !out.take_room(extras.deaths.len() * DEATH_COST) {
+                extras.deaths = Vec::new();
+            }
+        }
+        match &mut self.contents[index(from)] {
+            Some(content) => {
+                if !content.header(header) {
+                    self.contents[index(from)] = None;
+                    return out.trouble(Trouble::UnexpectedFrame);
+                }
+                self.complete(from, flow, end, out);
+            }
+            None => self.headless_frame(from, out),
+        }
+    }
+
+    /// Takes bytes of a body frame, or a hole in it (`Err`).
+    pub fn body(&mut self, bytes: Result<&[u8], u64>, from: Peer, out: &mut Output<'_>) {
+        match &mut self.contents[index(from)] {
+            Some(content) => {
+                let fits = match bytes {
+                    Ok(bytes) => content.body(bytes),
+                    Err(length) => content.hole(length),
+                };
+                if !fits {
+                    self.contents[index(from)] = None;
+                    self.headless[index(from)] = true;
+                    out.trouble(Trouble::UnexpectedFrame);
+                }
+            }
+            None => self.headless_frame(from, out),
+        }
+    }
+
+    /// A body frame has ended at `end`.
+    pub fn body_frame_ended(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
+        if let Some(content) = &mut self.contents[index(from)] {
+            content.frame_ended();
+            self.complete(from, flow, end, out);
+        }
+    }
+
+    /// A hole took frames of this sender, or one that cannot be read.
+    pub fn gap(&mut self, from: Peer, flow: Flow, position: Position, out: &mut Output<'_>) {
+        if let Some(content) = self.contents[index(from)].take() {
+            let end = content.earliest_end(position);
+            self.finish(content, flow, end, out);
+        }
+        self.headless[index(from)] = true;
+        match from {
+            Peer::Client => {
+                self.confirms.gap(out.time);
+                self.requests.client_gap(out.time);
+            }
+            Peer::Broker => self.requests.broker_gap(out.time),
+        }
+        if let Some(transactions) = &mut self.transactions {
+            match from {
+                Peer::Client => transactions.client_gap(),
+                Peer::Broker => transactions.broker_gap(),
+            }
+        }
+    }
+
+    /// Asks the broker for something; false if there is no room to remember it.
+    pub fn ask(&mut self, request: Request, out: &mut Output<'_>) {
+        if !out.take_room(requests::COST) {
+            return;
+        }
+        if !self.requests.push(request) {
+            out.trouble(Trouble::BudgetExhausted);
+        }
+    }
+
+    /// basic.recover was done: everything outstanding comes again.
+    pub fn recovered(&mut self, out: &mut Output<'_>) {
+        self.settle(Tags::All, Outcome::Recovered, out);
+    }
+
+    fn publish(&mut self, exchange: &[u8], routing_key: &[u8], mandatory: bool, out: &mut Output<'_>) {
+        let destination = out.destination(&mut self.last_destination[0], exchange, routing_key);
+        // What comes after the broker closed the channel is not counted by it.
+        let tag = if self.is_alive() { self.confirms.published(out.time) } else { None };
+        self.begin(Peer::Client, Lead::Publish { tag, destination, mandatory });
+    }
+
+    fn deliver(
+        &mut self,
+        from: Source,
+        tag: u64,
+        redelivered: bool,
+        exchange: &[u8],
+        routing_key: &[u8],
+        out: &mut Output<'_>,
+    ) {
+        let lost = self.last_tag.map_or(0, |last| tag.saturating_sub(last).saturating_sub(1));
+        if lost > 0 {
+            let deliveries = Some(lost);
+            out.push(Operation::Gap(Gap { from_broker: true, channel: Some(self.id), bytes: None, deliveries }));
+        }
+        self.last_tag = Some(tag);
+        let destination = out.destination(&mut self.last_destination[1], exchange, routing_key);
+        self.begin(Peer::Broker, Lead::Deliver { tag, from, redelivered, destination });
+    }
+
+    fn begin(&mut self, from: Peer, lead: Lead) {
+        self.headless[index(from)] = false;
+        self.contents[index(from)] = Some(Content::new(lead));
+    }
+
+    fn answered_get(&mut self, answer: (u16, u16), out: &mut Output<'_>) -> Source {
+        match self.requests.answered(answer, out.time, |_| None) {
+            Some(Request::Get { queue, no_ack }) => {
+                Source::Get { queue: queue.or_else(|| self.last_queue.clone()), automatic: Some(no_ack) }
+            }
+            _ => Source::Get { queue: None, automatic: None },
+        }
+    }
+
+    fn headless_frame(&mut self, from: Peer, out: &mut Output<'_>) {
+        if !std::mem::replace(&mut self.headless[index(from)], true) {
+            out.trouble(Trouble::UnexpectedFrame);
+        }
+    }
+
+    fn complete(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
+        if let Some(content) = self.contents[index(from)].take_if(|content| content.is_complete()) {
+            self.finish(content, flow, end, out);
+        }
+    }
+
+    fn finish(&mut self, content: Content, flow: Flow, end: Position, out: &mut Output<'_>) {
+        if let Some(trouble) = content.trouble() {
+            out.trouble(trouble);
+        }
+        let channel = self.id;
+        let (lead, message) = content.finish();
+        match lead {
+            Lead::Publish { tag, destination, mandatory } => {
+                self.count_or_keep(Operation::Published { channel, tag, destination, mandatory, message }, out);
+            }
+            Lead::Return { error, destination } => {
+                out.push(Operation::Returned { channel, error, destination, message });
+            }
+            Lead::Deliver { tag, from, redelivered, destination } => {
+                let (consumer, queue, automatic) = self.origin(from, &destination, &message, out);
+                out.push(Operation::Delivered {
+                    channel,
+                    tag,
+                    consumer,
+                    queue,
+                    automatic,
+                    redelivered,
+                    destination,
+                    message,
+                    flow,
+                    end,
+                });
+            }
+        }
+    }
+
+    /// Where a delivery comes from: consumer, queue, and whether it is settled by being sent.
+    fn origin(
+        &mut self,
+        from: Source,
+        destination: &Destination,
+        message: &Message,
+        out: &mut Output<'_>,
+    ) -> (Option<Name>, Option<Name>, Option<bool>) {
+        let settled = self.settles.then_some(false);
+        match from {
+            Source::Get { queue, automatic } => (None, queue, automatic.or(settled)),
+            Source::Consumer(consumer) => {
+                // Without its header it is not known whether the message is a copy for another queue.
+                let copied =
+                    message.body_size.is_none() || message.extras.as_ref().is_some_and(|extras| extras.carbon_copies);
+                let room = out.room >= consumers::COST;
+                let origin = self.consumers.delivered(&consumer, destination, copied, room, out.names);
+                let automatic = origin.automatic.or(settled);
+                if let (true, Some(queue)) = (origin.learned, &origin.queue) {
+                    out.push(Operation::ConsumerStarted {
+                        channel: self.id,
+                        consumer: consumer.clone(),
+                        queue: queue.clone(),
+                        automatic,
+                        learned: true,
+                    });
+                }
+                (Some(consumer), origin.queue, automatic)
+            }
+        }
+    }
+
+    fn settle(&mut self, tags: Tags, outcome: Outcome, out: &mut Output<'_>) {
+        // A broker that has closed the channel does not hear the client's settlements any more.
+        if self.is_alive() {
+            self.settles = true;
+            self.count_or_keep(Operation::Settled { channel: self.id, tags, outcome }, out);
+        }
+    }
+
+    /// Says it, or keeps it until it is committed.
+    fn count_or_keep(&mut self, operation: Operation, out: &mut Output<'_>) {
+        if let Life::Closed { late, .. } = &mut self.life {
+            *late = true;
+        }
+        match &mut self.transactions {
+            None => out.push(operation),
+            Some(transactions) => {
+                let room = out.take_room(OPERATION_COST);
+                if !transactions.keep(operation, room) && room {
+                    out.trouble(Trouble::BudgetExhausted);
+                }
+            }
+        }
+    }
+
+    fn end_transaction(&mut self, commit: bool, out: &mut Output<'_>) {
+        if !self.transactions.get_or_insert_default().end(commit) {
+            out.trouble(Trouble::BudgetExhausted);
+        }
+    }
+
+    fn transaction_ended(&mut self, commit: bool, out: &mut Output<'_>) {
+        let batch = self.transactions.get_or_insert_default().ended(commit).unwrap_or_default();
+        if commit {
+            batch.operations.into_iter().for_each(|operation| out.push(operation));
+        }
+        out.push(Operation::Transaction {
+            channel: self.id,
+            committed: commit,
+            published: batch.published,
+            settled: batch.settled,
+        });
+    }
+
+    fn answer(&mut self, tag: u64, multiple: bool, refused: bool, out: &mut Output<'_>) {
+        let (channel, tags) = (self.id, tags(tag, multiple));
+        let inferred = match self.confirms.answered(tag, out.time) {
+            Match::Counted => false,
+            Match::Inferred => true,
+            Match::Unmatched => return out.push(Operation::UnmatchedConfirm { channel, tags, refused }),
+            Match::Unexpected => return out.trouble(Trouble::UnexpectedFrame),
+        };
+        out.push(match refused {
+            false => Operation::Confirmed { channel, tags, inferred },
+            true => Operation::PublishFailed { channel, tags, inferred },
+        });
+    }
+}
+
+/// The place of a sender's state.
+fn index(from: Peer) -> usize {
+    match from {
+        Peer::Client => 0,
+        Peer::Broker => 1,
+    }
+}
+
+/// Tag 0 and multiple: everything outstanding (section 1.8.3.13 of the specification).
+fn tags(tag: u64, multiple: bool) -> Tags {
+    match (tag, multiple) {
+        (0, true) => Tags::All,
+        (tag, true) => Tags::UpTo(tag),
+        (tag, false) => Tags::One(tag),
+    }
+}
+
+fn requeued(requeue: bool, outcome: Outcome) -> Outcome {
+    if requeue { outcome } else { Outcome::Rejected }
+}

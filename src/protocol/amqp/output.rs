@@ -1,0 +1,65 @@
+//! Where a session's operations go, and what it may take of the budget meanwhile.
+
+use crate::names::{Name, Names};
+use crate::protocol::Trouble;
+use crate::protocol::operation::{BrokerError, Destination, Observed, Operation};
+use crate::stream::ConnectionId;
+use crate::time::Timestamp;
+
+/// What everything in a session needs while it handles an event.
+pub(in crate::protocol) struct Output<'a> {
+    pub operations: &'a mut Vec<Observed>,
+    pub names: &'a mut Names,
+    pub connection: ConnectionId,
+    /// When the bytes at hand passed.
+    pub time: Timestamp,
+    /// Bytes of memory that the session may still take.
+    pub room: usize,
+}
+
+impl Output<'_> {
+    /// Says that something happened.
+    pub fn push(&mut self, operation: Operation) {
+        self.operations.push(Observed { time: self.time, connection: self.connection, operation });
+    }
+
+    /// Says that something could not be read.
+    pub fn trouble(&mut self, trouble: Trouble) {
+        self.push(Operation::Trouble(trouble));
+    }
+
+    /// Takes memory from the budget; false, and said so, if there is none left.
+    pub fn take_room(&mut self, bytes: usize) -> bool {
+        match self.room.checked_sub(bytes) {
+            Some(room) => {
+                self.room = room;
+                true
+            }
+            None => {
+                self.trouble(Trouble::BudgetExhausted);
+                false
+            }
+        }
+    }
+
+    /// The shared name for these bytes.
+    pub fn name(&mut self, wire: &[u8]) -> Name {
+        self.names.intern(wire)
+    }
+
+    /// The same as `last` if it says the same, as it does for nearly every message of a channel.
+    pub fn destination(&mut self, last: &mut Option<Destination>, exchange: &[u8], routing_key: &[u8]) -> Destination {
+        if let Some(known) = last {
+            if known.exchange.as_bytes() == exchange && known.routing_key.as_bytes() == routing_key {
+                return known.clone();
+            }
+        }
+        let destination = Destination { exchange: self.name(exchange), routing_key: self.name(routing_key) };
+        last.insert(destination).clone()
+    }
+
+    /// A broker's error.
+    pub fn error(&mut self, code: u16, text: &[u8], method: (u16, u16)) -> BrokerError {
+        BrokerError { code, text: self.name(text), method }
+    }
+}

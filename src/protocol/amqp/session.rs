@@ -1,0 +1,513 @@
+//! One connection's two flows: who is who, frames to methods, holes, the way back from a hole.
+
+use super::connection::Connection;
+use super::cursor::Flaw;
+use super::frame::{Decoder, Item};
+use super::header::Header;
+use super::hunt::{Hunter, Terrain};
+use super::method::Method;
+use super::output::Output;
+use super::specification::{Argument, Sender, Specification};
+use crate::protocol::operation::{Gap, Operation, Peer};
+use crate::protocol::{MethodCounts, Secrets, Trouble, detect};
+use crate::stream::{Facts, Flow, Position};
+
+/// Bytes without a sign of the protocol after which a connection that was joined late is taken for something else.
+const FOREIGN_BYTES: u64 = 1 << 20;
+/// How much of a foreign client's bytes may hold its login.
+const FOREIGN_LOGIN: u64 = 64 << 10;
+/// Bytes kept while a boundary is searched; an undecided chain may hold a whole frame.
+const HUNT: usize = 256 << 10;
+/// The same for a connection that is taken for something else.
+const HUNT_FOREIGN: usize = 8 << 10;
+/// The frame size that is used before, or without, negotiation.
+const USUAL_FRAME: u32 = 131_072;
+/// Octets of a frame besides its payload.
+const OVERHEAD: u64 = 8;
+
+/// A session of AMQP 0-9-1.
+pub(in crate::protocol) struct Session {
+    decoders: [Decoder; 2],
+    hunters: [Hunter; 2],
+    state: State,
+}
+
+/// Everything of a session but its decoders, whose items borrow from them.
+struct State {
+    connection: Connection,
+    client: Option<Flow>,
+    /// A method proved which flow is the client's.
+    client_proved: bool,
+    /// The connection has shown that it speaks the protocol.
+    proved: bool,
+    /// The connection was said to speak something else.
+    foreign: bool,
+    flows: [Lost; 2],
+}
+
+/// How a flow is lost, while it is.
+#[derive(Clone, Copy, Default)]
+struct Lost {
+    /// Bytes searched since; `None`: before anything was decoded, so that nothing was lost.
+    searched: u64,
+    /// Something had been decoded before.
+    gap: bool,
+    /// Bytes before this position may be a login: not to be kept, and not searched.
+    secret_until: Position,
+}
+
+/// What comes from outside with an event, besides the operations' way out.
+pub(in crate::protocol) struct Ledger<'a> {
+    pub secrets: &'a mut Secrets,
+    pub counts: Option<&'a mut MethodCounts>,
+}
+
+impl Session {
+    /// A session of a connection of which this is known. `room`: bytes that each flow may buffer.
+    pub fn new(facts: Option<&Facts>, room: usize) -> Session {
+        let late = !facts.is_some_and(|facts| facts.from_start);
+        let mut session = Session {
+            decoders: [Decoder::new(late, room), Decoder::new(late, room)],
+            hunters: Default::default(),
+            state: State {
+                connection: Connection::new(late),
+                client: None,
+                client_proved: false,
+                proved: false,
+                foreign: false,
+                flows: [Lost::default(); 2],
+            },
+        };
+        facts.inspect(|facts| session.facts(facts));
+        session
+    }
+
+    /// What is known of the connection has changed.
+    pub fn facts(&mut self, facts: &Facts) {
+        if facts.roles_known && !self.state.client_proved {
+            self.state.set_client(Flow::Forward);
+        }
+    }
+
+    /// What it costs in memory.
+    pub fn cost(&self) -> usize {
+        let buffers: usize = self.decoders.iter().map(Decoder::cost).sum();
+        let searches: usize = self.hunters.iter().map(Hunter::cost).sum();
+        size_of::<Session>() + buffers + searches + self.state.connection.cost()
+    }
+
+    /// Takes the next bytes of a flow.
+    pub fn data(
+        &mut self,
+        flow: Flow,
+        position: Position,
+        bytes: &[u8],
+        packet_start: bool,
+        out: &mut Output<'_>,
+        ledger: &mut Ledger<'_>,
+    ) {
+        let decoder = &mut self.decoders[flow.index()];
+        if decoder.position() != position {
+            decoder.set_position(position);
+        }
+        if self.state.is_late_and_foreign(decoder.is_lost(), flow, bytes, packet_start) {
+            self.state.foreign("TLS", flow, position, out);
+        }
+        let mut left = self.feed(flow, bytes, out, ledger);
+        let mut held: Option<Vec<u8>> = None;
+        while left > 0 {
+            let source = held.as_deref().unwrap_or(bytes);
+            let rest = source.get(source.len() - left..).unwrap_or_default();
+            let at_packet = packet_start && held.is_none() && left == bytes.len();
+            let found = self.search(flow, rest, at_packet, out, ledger);
+            wipe(&mut held);
+            let Some((position, bytes)) = found else { break };
+            self.decoders[flow.index()].resume(position);
+            self.state.resumed(flow, position, out);
+            left = self.feed(flow, &bytes, out, ledger);
+            held = Some(bytes);
+        }
+        wipe(&mut held);
+    }
+
+    /// The next bytes of a flow are missing.
+    pub fn hole(
+        &mut self,
+        flow: Flow,
+        position: Position,
+        length: Option<u64>,
+        out: &mut Output<'_>,
+        ledger: &mut Ledger<'_>,
+    ) {
+        let decoder = &mut self.decoders[flow.index()];
+        let Some(length) = length else {
+            if !decoder.is_lost() {
+                decoder.lose();
+                self.state.lost(flow, position, None, None, out);
+            }
+            return self.hunters[flow.index()].clear();
+        };
+        decoder.set_position(position);
+        let mut left = length;
+        while left > 0 {
+            let before = left;
+            let state = &self.state;
+            let item =
+                self.decoders[flow.index()].next_in_hole(&mut left, |channel| state.next_body_frame(channel, flow));
+            match item {
+                Some(Item::Lost(trouble)) => self.state.lost(flow, position + length, Some(before), trouble, out),
+                Some(item) => self.state.item(flow, item, position + length - left, out, ledger),
+                None => break,
+            }
+        }
+        if self.decoders[flow.index()].is_lost() {
+            self.hunters[flow.index()].clear();
+        }
+    }
+
+    /// The client's application, or the broker's, has read.
+    pub fn read(&mut self, flow: Flow, position: Position, out: &mut Output<'_>) {
+        // Only what a client reads says something about a message: it has a delivery.
+        if self.state.proved && self.state.client == Some(flow.reverse()) {
+            out.push(Operation::Read { flow, position });
+        }
+    }
+
+    /// The connection has ended.
+    pub fn closed(&mut self, out: &mut Output<'_>) {
+        self.state.connection.end(out);
+    }
+
+    /// Nobody will know how the connection goes on.
+    pub fn given_up(&mut self, out: &mut Output<'_>) {
+        for flow in [Flow::Forward, Flow::Backward] {
+            self.state.lost(flow, self.decoders[flow.index()].position(), None, None, out);
+        }
+        self.state.connection.end(out);
+    }
+
+    /// Decodes; answers how many bytes at the end were not, because the place is lost.
+    fn feed(&mut self, flow: Flow, bytes: &[u8], out: &mut Output<'_>, ledger: &mut Ledger<'_>) -> usize {
+        let Session { decoders, state, .. } = self;
+        let start = decoders[flow.index()].position();
+        let mut input = bytes;
+        loop {
+            let Some(item) = decoders[flow.index()].next(&mut input) else { return input.len() };
+            let end = start + (bytes.len() - input.len()) as u64;
+            let before = state.connection.frame_max;
+            match item {
+                Item::Lost(trouble) => state.lost(flow, end, None, trouble, out),
+                item => state.item(flow, item, end, out, ledger),
+            }
+            if let (true, Some(frame_max)) = (state.connection.frame_max != before, state.connection.frame_max) {
+                decoders.iter_mut().for_each(|decoder| decoder.set_frame_max(frame_max));
+            }
+        }
+    }
+
+    /// Looks for a boundary in bytes behind which the place was lost.
+    fn search(
+        &mut self,
+        flow: Flow,
+        rest: &[u8],
+        at_packet: bool,
+        out: &mut Output<'_>,
+        ledger: &mut Ledger<'_>,
+    ) -> Option<(Position, Vec<u8>)> {
+        let state = &mut self.state;
+        let position = self.decoders[flow.index()].position();
+        self.decoders[flow.index()].set_position(position + rest.len() as u64);
+        if state.is_secret(flow, position) {
+            ledger.secrets.add(out.connection, flow, position..position + rest.len() as u64);
+            self.hunters[flow.index()].clear();
+            return None;
+        }
+        let lost = &mut state.flows[flow.index()];
+        lost.searched += rest.len() as u64;
+        if lost.searched > FOREIGN_BYTES && !state.proved && !state.foreign {
+            state.foreign("unknown", flow, position, out);
+        }
+        let terrain = Terrain {
+            sender: state.client.map(|client| if client == flow { Peer::Client } else { Peer::Broker }),
+            channel_max: state.connection.channel_max,
+            frame_max: state.connection.frame_max.filter(|&frame_max| frame_max > 0),
+            narrow: state.foreign,
+            kept: if state.foreign { HUNT_FOREIGN } else { HUNT.min(out.room) },
+            proved: state.proved,
+            plausible: &|channel, method| state.is_plausible(channel, method),
+        };
+        self.hunters[flow.index()].search(position, rest, at_packet, &terrain)
+    }
+}
+
+impl State {
+    /// Takes what a decoder found; `end` is the position behind it.
+    fn item(&mut self, flow: Flow, item: Item<'_>, end: Position, out: &mut Output<'_>, ledger: &mut Ledger<'_>) {
+        match item {
+            Item::Preface(first) => self.preface(flow, first, end, out),
+            Item::Secret { from, until } => ledger.secrets.add(out.connection, flow, from..until),
+            Item::Method { channel, payload } => self.method(flow, channel, payload, out, ledger),
+            Item::Header { channel, payload } => self.header(flow, channel, payload, end, out),
+            Item::Body { channel, bytes, ends } => self.body(flow, channel, bytes, ends, end, out),
+            Item::BodyHole { channel, length } => {
+                if let Some(from) = self.peer(flow) {
+                    self.connection.with(channel, |channel| channel.body(Err(length), from, out));
+                }
+            }
+            Item::FrameLost { channel, size, trouble } => self.frame_lost(flow, channel, size, trouble, end, out),
+            Item::Heartbeat => self.prove(),
+            Item::Lost(_) => {}
+        }
+        self.tell_facts(out);
+    }
+
+    fn preface(&mut self, flow: Flow, first: &[u8], end: Position, out: &mut Output<'_>) {
+        if first == super::frame::PREFACE {
+            if !self.client_proved {
+                self.set_client(flow);
+                self.client_proved = true;
+            }
+            return self.prove();
+        }
+        // A broker that refuses a client's version answers with the one that it speaks, and hangs up.
+        let refusal = first.starts_with(b"AMQP") && self.peer(flow) == Some(Peer::Broker);
+        if !refusal && !detect::is_proxy_header(first) {
+            self.foreign(detect::name(first), flow, end - first.len() as u64, out);
+        }
+    }
+
+    fn method(&mut self, flow: Flow, number: u16, payload: &[u8], out: &mut Output<'_>, ledger: &mut Ledger<'_>) {
+        let &[c1, c2, m1, m2, ..] = payload else { return out.trouble(Trouble::Malformed) };
+        let numbers = (u16::from_be_bytes([c1, c2]), u16::from_be_bytes([m1, m2]));
+        if let Some(counts) = ledger.counts.as_mut() {
+            counts.add(out.connection, number, numbers);
+        }
+        let Some(specification) = Specification::find(numbers.0, numbers.1) else {
+            return out.trouble(Trouble::Unknown);
+        };
+        let method = match Method::read(specification, payload) {
+            Ok(method) => method,
+            Err(_) => return out.trouble(Trouble::Malformed),
+        };
+        if specification.arguments.contains(&Argument::Table) && !matches!(method, Method::StartOk { .. }) {
+            match specification.validate(payload.get(4..).unwrap_or_default()) {
+                Ok(()) => {}
+                Err(Flaw::TooDeep) => out.trouble(Trouble::TooDeep),
+                Err(_) => return out.trouble(Trouble::Malformed),
+            }
+        }
+        let Some(from) = self.sender(flow, specification.sender, out) else { return };
+        self.prove();
+        self.tell_facts(out);
+        if number == 0 {
+            return self.connection.method(&method, from, out);
+        }
+        self.connection.logged_in = true;
+        if self.connection.channel_method(number, &method, from, out) {
+            return;
+        }
+        if !self.connection.channel_of_frame(number, from, out) {
+            return;
+        }
+        if let Method::Deliver { tag, .. } | Method::GetOk { tag, .. } = method {
+            let known = self.connection.channels.get(&number);
+            if known.is_some_and(|channel| !channel.can_be_next(tag)) {
+                self.connection.reopened_unseen(number, out);
+            }
+        }
+        self.connection.with(number, |channel| {
+            if !channel.method(&method, from, out) {
+                channel.topology(&method, from, out);
+            }
+        });
+    }
+
+    fn header(&mut self, flow: Flow, number: u16, payload: &[u8], end: Position, out: &mut Output<'_>) {
+        let Some(from) = self.peer(flow) else { return };
+        if !self.connection.channel_of_frame(number, from, out) {
+            return;
+        }
+        match Header::read(payload, out.names) {
+            Ok(header) => drop(self.connection.with(number, |channel| channel.header(header, from, flow, end, out))),
+            Err(_) => {
+                out.trouble(Trouble::Malformed);
+                self.connection.with(number, |channel| channel.gap(from, flow, end, out));
+            }
+        }
+    }
+
+    fn body(&mut self, flow: Flow, number: u16, bytes: &[u8], ends: bool, end: Position, out: &mut Output<'_>) {
+        let Some(from) = self.peer(flow) else { return };
+        if !self.connection.channel_of_frame(number, from, out) {
+            return;
+        }
+        self.connection.with(number, |channel| {
+            if !bytes.is_empty() {
+                channel.body(Ok(bytes), from, out);
+            }
+            if ends {
+                channel.body_frame_ended(from, flow, end, out);
+            }
+        });
+    }
+
+    fn frame_lost(
+        &mut self,
+        flow: Flow,
+        number: u16,
+        size: u32,
+        trouble: Option<Trouble>,
+        end: Position,
+        out: &mut Output<'_>,
+    ) {
+        if let Some(trouble) = trouble {
+            out.trouble(trouble);
+        }
+        self.connection.gapped = true;
+        let (Some(from), Some(channel)) = (self.peer(flow), self.connection.channels.get(&number)) else { return };
+        let gap = Gap {
+            from_broker: from == Peer::Broker,
+            channel: Some(channel.id),
+            bytes: Some(u64::from(size) + OVERHEAD),
+            deliveries: None,
+        };
+        self.connection.gap(Some(number), from, flow, end, out);
+        out.push(Operation::Gap(gap));
+    }
+
+    /// The place in a flow is lost, with `bytes` of it.
+    fn lost(
+        &mut self,
+        flow: Flow,
+        position: Position,
+        bytes: Option<u64>,
+        trouble: Option<Trouble>,
+        out: &mut Output<'_>,
+    ) {
+        self.tell_facts(out);
+        if let Some(trouble) = trouble.filter(|_| self.proved) {
+            out.trouble(trouble);
+        }
+        self.connection.gapped = true;
+        let secret_until = self.flows[flow.index()].secret_until;
+        self.flows[flow.index()] = Lost { searched: 0, gap: true, secret_until };
+        if self.proved {
+            self.gap(flow, position, bytes, out);
+        }
+    }
+
+    /// The place in a flow was found again at `position`.
+    fn resumed(&mut self, flow: Flow, position: Position, out: &mut Output<'_>) {
+        let lost = std::mem::take(&mut self.flows[flow.index()]);
+        self.foreign = false;
+        let known = self.proved;
+        self.prove();
+        self.tell_facts(out);
+        if lost.gap && known && lost.searched > 0 {
+            self.gap(flow, position, Some(lost.searched), out);
+        }
+    }
+
+    fn gap(&mut self, flow: Flow, position: Position, bytes: Option<u64>, out: &mut Output<'_>) {
+        let Some(from) = self.peer(flow) else { return };
+        self.connection.gap(None, from, flow, position, out);
+        let from_broker = from == Peer::Broker;
+        out.push(Operation::Gap(Gap { from_broker, channel: None, bytes, deliveries: None }));
+    }
+
+    /// The connection looks like something else.
+    fn foreign(&mut self, protocol: &'static str, flow: Flow, position: Position, out: &mut Output<'_>) {
+        if self.peer(flow) != Some(Peer::Broker) {
+            self.flows[flow.index()].secret_until = position + FOREIGN_LOGIN;
+        }
+        if !self.foreign {
+            self.foreign = true;
+            self.tell_facts(out);
+            out.trouble(Trouble::NotThisProtocol);
+            out.push(Operation::NotDecoded { protocol });
+        }
+    }
+
+    fn is_late_and_foreign(&self, lost: bool, flow: Flow, bytes: &[u8], packet_start: bool) -> bool {
+        let first = self.flows[flow.index()].searched == 0;
+        lost && first && packet_start && !self.proved && !self.foreign && detect::is_tls(bytes)
+    }
+
+    /// Whether bytes of a flow whose place is lost may hold a password.
+    fn is_secret(&self, flow: Flow, position: Position) -> bool {
+        let login = !self.connection.logged_in && self.proved && self.peer(flow) != Some(Peer::Broker);
+        login || position < self.flows[flow.index()].secret_until
+    }
+
+    fn is_plausible(&self, number: u16, method: &Method<'_>) -> bool {
+        if number == 0 || matches!(method, Method::ChannelOpen | Method::ChannelOpenOk) || self.connection.facts.late {
+            return true;
+        }
+        let Some(channel) = self.connection.channels.get(&number) else { return false };
+        match method {
+            Method::Deliver { consumer, tag, .. } => channel.can_be_next(*tag) && channel.consumers.contains(consumer),
+            Method::GetOk { tag, .. } => channel.can_be_next(*tag),
+            _ => true,
+        }
+    }
+
+    fn next_body_frame(&self, number: u16, flow: Flow) -> Option<u32> {
+        let largest = match self.connection.frame_max {
+            Some(0) => None,
+            Some(frame_max) => Some(frame_max),
+            None => Some(USUAL_FRAME),
+        };
+        let largest = largest.map(|frame_max| frame_max.saturating_sub(OVERHEAD as u32));
+        self.connection.channels.get(&number)?.next_body_frame(self.peer(flow)?, largest)
+    }
+
+    /// Who sends on a flow, where known.
+    fn peer(&self, flow: Flow) -> Option<Peer> {
+        self.client.map(|client| if client == flow { Peer::Client } else { Peer::Broker })
+    }
+
+    /// Who sent a method; learned from those that only one side may send.
+    fn sender(&mut self, flow: Flow, sender: Sender, out: &mut Output<'_>) -> Option<Peer> {
+        let expected = match sender {
+            Sender::Either => return self.peer(flow),
+            Sender::Client => Peer::Client,
+            Sender::Broker => Peer::Broker,
+        };
+        if self.peer(flow) != Some(expected) {
+            if self.client_proved {
+                out.trouble(Trouble::UnexpectedFrame);
+                return None;
+            }
+            self.set_client(if expected == Peer::Client { flow } else { flow.reverse() });
+        }
+        self.client_proved = true;
+        Some(expected)
+    }
+
+    fn set_client(&mut self, flow: Flow) {
+        self.client = Some(flow);
+        if self.connection.facts.client_flow != Some(flow) {
+            self.connection.facts.client_flow = Some(flow);
+            self.connection.news = true;
+        }
+    }
+
+    fn prove(&mut self) {
+        self.proved = true;
+        self.foreign = false;
+    }
+
+    fn tell_facts(&mut self, out: &mut Output<'_>) {
+        if std::mem::take(&mut self.connection.news) {
+            out.push(Operation::Session(self.connection.facts.clone().into()));
+        }
+    }
+}
+
+/// What was held for a search may hold a login.
+fn wipe(held: &mut Option<Vec<u8>>) {
+    if let Some(bytes) = held {
+        bytes.fill(0);
+        std::hint::black_box(bytes);
+    }
+}

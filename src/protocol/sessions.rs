@@ -1,0 +1,235 @@
+//! One session per connection, within a budget.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use hashbrown::HashMap;
+
+use super::Trouble;
+use super::amqp::{Ledger, Output, Session};
+use super::operation::{Observed, Operation};
+use crate::names::Names;
+use crate::stream::{ConnectionId, Event, Flow, Position};
+use crate::time::Timestamp;
+
+/// Ranges of secrets kept for whoever asks.
+const MOST_SECRETS: usize = 65_536;
+/// Entries of the table of method counts.
+const MOST_COUNTS: usize = 1 << 20;
+
+/// Bounds of the protocol stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions at once. The one that was quiet longest makes room.
+    pub connections: usize,
+    /// Memory of all sessions, in bytes.
+    pub bytes: usize,
+    /// Memory of one session, in bytes.
+    pub bytes_per_connection: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { connections: 65_536, bytes: 256 << 20, bytes_per_connection: 8 << 20 }
+    }
+}
+
+/// The protocol stage: see the [module](super).
+pub struct Sessions {
+    limits: Limits,
+    sessions: HashMap<ConnectionId, Entry>,
+    names: Names,
+    secrets: Secrets,
+    counts: Option<MethodCounts>,
+    /// Memory of all sessions.
+    cost: usize,
+    /// Grows with each event: who was used when.
+    clock: u64,
+    evicted: u64,
+}
+
+struct Entry {
+    session: Box<Session>,
+    cost: usize,
+    used: u64,
+}
+
+impl Sessions {
+    /// An empty stage.
+    pub fn new(limits: Limits) -> Sessions {
+        Sessions {
+            limits,
+            sessions: HashMap::new(),
+            names: Names::default(),
+            secrets: Secrets::default(),
+            counts: None,
+            cost: 0,
+            clock: 0,
+            evicted: 0,
+        }
+    }
+
+    /// Counts every method by connection, channel, class and number from now on: to compare with another decoder. Not for a
+    /// long run: connections that have ended stay in the table.
+    pub fn count_methods(&mut self) {
+        self.counts.get_or_insert_default();
+    }
+
+    /// The counts since [`Sessions::count_methods`].
+    pub fn method_counts(&self) -> Option<&MethodCounts> {
+        self.counts.as_ref()
+    }
+
+    /// Takes one event; the operations that it completes are appended to `out`.
+    pub fn handle_event(&mut self, event: &Event<'_>, out: &mut Vec<Observed>) {
+        self.clock += 1;
+        match *event {
+            Event::Facts(connection, facts) => {
+                if !self.sessions.contains_key(&connection) {
+                    self.insert(connection, Session::new(Some(facts), self.limits.bytes_per_connection), out);
+                }
+                // What else there is to know comes to those who hear the event itself.
+                self.with(connection, Timestamp::default(), out, |session, _, _| session.facts(facts));
+            }
+            Event::Data { connection, flow, position, time, bytes, packet_start } => {
+                if !self.sessions.contains_key(&connection) {
+                    self.insert(connection, Session::new(None, self.limits.bytes_per_connection), out);
+                }
+                self.with(connection, time, out, |session, out, ledger| {
+                    session.data(flow, position, bytes, packet_start, out, ledger);
+                });
+            }
+            Event::Hole { connection, flow, position, length, time, .. } => {
+                self.with(connection, time, out, |session, out, ledger| {
+                    session.hole(flow, position, length, out, ledger);
+                });
+            }
+            Event::Read { connection, flow, position, time, .. } => {
+                self.with(connection, time, out, |session, out, _| session.read(flow, position, out));
+            }
+            Event::Closed { connection, time } => {
+                self.with(connection, time, out, |session, out, _| session.closed(out));
+                self.remove(connection);
+            }
+        }
+    }
+
+    /// The byte ranges found since the last call that hold credentials: whoever keeps bytes has to wipe them before it keeps
+    /// them. A range may reach beyond what has come so far.
+    pub fn secrets(&mut self) -> impl Iterator<Item = (ConnectionId, Flow, Range<Position>)> + '_ {
+        self.secrets.ranges.drain(..)
+    }
+
+    /// Memory of all sessions in bytes, as far as it is accounted for.
+    pub fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// How many connections are followed.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether no connection is followed.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Sessions given up because there were too many.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    fn with(
+        &mut self,
+        connection: ConnectionId,
+        time: Timestamp,
+        out: &mut Vec<Observed>,
+        act: impl FnOnce(&mut Session, &mut Output<'_>, &mut Ledger<'_>),
+    ) {
+        let Some(entry) = self.sessions.get_mut(&connection) else { return };
+        entry.used = self.clock;
+        let own = self.limits.bytes_per_connection.saturating_sub(entry.cost);
+        let room = own.min(self.limits.bytes.saturating_sub(self.cost));
+        let mut output = Output { operations: out, names: &mut self.names, connection, time, room };
+        let mut ledger = Ledger { secrets: &mut self.secrets, counts: self.counts.as_mut() };
+        act(&mut entry.session, &mut output, &mut ledger);
+        let cost = entry.session.cost();
+        self.cost = self.cost + cost - entry.cost;
+        entry.cost = cost;
+    }
+
+    fn insert(&mut self, connection: ConnectionId, session: Session, out: &mut Vec<Observed>) {
+        while self.sessions.len() >= self.limits.connections.max(1) {
+            self.evict(out);
+        }
+        let cost = session.cost();
+        self.cost += cost;
+        self.sessions.insert(connection, Entry { session: Box::new(session), cost, used: self.clock });
+    }
+
+    fn evict(&mut self, out: &mut Vec<Observed>) {
+        let oldest = self.sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(connection, _)| *connection);
+        if let Some(connection) = oldest {
+            self.evicted += 1;
+            let time = out.last().map_or_else(Timestamp::default, |last| last.time);
+            self.with(connection, time, out, |session, out, _| {
+                out.push(Operation::Trouble(Trouble::BudgetExhausted));
+                session.given_up(out);
+            });
+            self.remove(connection);
+        }
+    }
+
+    fn remove(&mut self, connection: ConnectionId) {
+        if let Some(entry) = self.sessions.remove(&connection) {
+            self.cost -= entry.cost;
+        }
+    }
+}
+
+/// Byte ranges that hold credentials.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    ranges: Vec<(ConnectionId, Flow, Range<Position>)>,
+}
+
+impl Secrets {
+    /// Adds a range; one that goes on where the last one ended becomes one with it.
+    pub fn add(&mut self, connection: ConnectionId, flow: Flow, range: Range<Position>) {
+        if range.is_empty() {
+            return;
+        }
+        match self.ranges.last_mut() {
+            Some((other, other_flow, last)) if (*other, *other_flow, last.end) == (connection, flow, range.start) => {
+                last.end = range.end;
+            }
+            _ => {
+                if self.ranges.len() == MOST_SECRETS {
+                    self.ranges.remove(0);
+                }
+                self.ranges.push((connection, flow, range));
+            }
+        }
+    }
+}
+
+/// How often each method was seen: by connection, channel number, class and method number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MethodCounts {
+    table: BTreeMap<(ConnectionId, u16, (u16, u16)), u64>,
+}
+
+impl MethodCounts {
+    /// All counts, in order of connection, channel, class and method.
+    pub fn iter(&self) -> impl Iterator<Item = (ConnectionId, u16, (u16, u16), u64)> + '_ {
+        self.table.iter().map(|(&(connection, channel, method), &count)| (connection, channel, method, count))
+    }
+
+    pub(super) fn add(&mut self, connection: ConnectionId, channel: u16, method: (u16, u16)) {
+        let key = (connection, channel, method);
+        if self.table.len() < MOST_COUNTS || self.table.contains_key(&key) {
+            *self.table.entry(key).or_default() += 1;
+        }
+    }
+}
