@@ -18,13 +18,4 @@ static __always_inline void map_ipv4(__u32 *address, __u32 ipv4)
 	address[3] = ipv4;
 }
 
-static __always_inline bool is_loopback(const __u32 *address)
-{
-	if (address[0] || address[1])
-		return false;
-	if (address[2] == bpf_htonl(0xffff))
-		return (address[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
-	return !address[2] && address[3] == bpf_htonl(1);
-}
-
 #endif

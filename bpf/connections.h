@@ -64,23 +64,12 @@ static __always_inline void established(struct sock *sk, struct tcp_sock *tp, in
 static __always_inline void closed(struct sock *sk, struct tcp_sock *tp)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-	struct closed_record *r;
 
 	if (!s)
 		return;
-	if (s->flags & STATE_EGRESS_LISTED)
-		unlist_egress(tp, s);
-	if (s->verdict != VERDICT_WATCH || !s->announced)
-		return;
-	r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
-	if (!r) {
-		count_ring_full(0);
-		return;
-	}
-	fill_head(&r->head, RECORD_CLOSED, s->cookie);
-	r->copied = tp->copied_seq;
-	r->pad = 0;
-	bpf_ringbuf_submit(r, wake_flags());
+	unlist_egress(s);
+	if (s->verdict == VERDICT_WATCH && s->announced)
+		report_closed(tp, s);
 }
 
 static __always_inline void listening(struct tcp_sock *tp, struct task_struct *task, __u32 pid)

@@ -91,7 +91,7 @@ static __noinline void weigh(struct __sk_buff *skb, struct packet *p, struct tcp
 		if (s->broker_port == e.local_port)
 			s->flags |= STATE_BROKER_END;
 		s->flags |= STATE_PROVEN;
-		list_egress(&e, s);
+		list_egress(s);
 		s->verdict = VERDICT_WATCH;
 	} else if (evidence == EVIDENCE_OTHER || ++s->undecided_packets >= UNDECIDED_PACKETS) {
 		s->verdict = VERDICT_IGNORE;

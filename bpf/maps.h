@@ -12,13 +12,13 @@ struct {
 } ring SEC(".maps");
 
 /* The flags of struct socket_state. */
-#define STATE_FROM_START 1	/* seen from its first byte on; `start_send` and `start_copied` are exact */
-#define STATE_PEER_CAPTURED 2	/* the sender's egress is captured on this host: its bytes are not taken a second time */
-#define STATE_EGRESS_LISTED 4	/* stands in `captured_egress` */
-#define STATE_SAMPLED_OUT 8	/* ignored because of sampling; its packets are counted */
-#define STATE_BROKER_END 16	/* the broker reads here, and nobody asks when */
-#define STATE_PROVEN 32		/* its bytes proved a broker's protocol: watched under every rule that lets bytes decide */
-#define STATE_PACKET_LISTED 64	/* `captured_egress` also has its flow as packets show it: address translation */
+#define STATE_FROM_START 1    /* seen from its first byte on: `send_start` and `receive_start` are exact */
+#define STATE_PEER_CAPTURED 2 /* the sender's egress is captured on this host: its bytes are not taken a second time */
+#define STATE_PEER_FOUND 64   /* the other end is captured on this host, with these addresses or translated ones */
+#define STATE_LISTED 4	      /* stands in `captured_egress` */
+#define STATE_SAMPLED_OUT 8   /* ignored because of sampling; its packets are counted */
+#define STATE_BROKER_END 16   /* the broker reads here, and nobody asks when */
+#define STATE_PROVEN 32	      /* its bytes proved a broker's protocol: watched under every rule that lets bytes decide */
 
 /*
  * What is known about a socket. It dies with the socket, so its number is that of the host's TCP sockets that sent or
@@ -36,13 +36,13 @@ struct socket_state {
 	__u32 netns;
 	__u16 broker_port;
 	__u16 undecided_packets;
-	__u32 start_send;
-	__u32 start_copied;
+	__u32 send_start; /* sequence number of the first byte that it sent, or one less if it is a client */
+	__u32 receive_start;
+	__u32 connection; /* hash of its addresses */
 	__u32 reported_copied;
 	__u32 owner_pid;
-	__u32 ingress_packets; /* looked for in `captured_egress` without being found */
+	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
 	__u32 lost[2];
-	__u32 pad;
 	char executable[EXECUTABLE_BYTES];
 };
 
@@ -54,26 +54,31 @@ struct {
 } sockets SEC(".maps");
 
 /*
- * A direction of a connection as its packets show it. `netns` is 0 unless an address is a loopback one: then the same
- * numbers in another namespace are another connection, while otherwise both ends may well live in different ones.
+ * A flow, named by where its own stream and the opposite one begin: 64 bits that both kernels' ends know, that do not
+ * depend on addresses (translated between containers, equal on every host's loopback), and that no two connections share.
  */
-struct flow_key {
-	__u8 from[16];
-	__u8 to[16];
-	__u16 from_port; /* network order */
-	__u16 to_port;
-	__u32 netns;
+struct flow {
+	__u32 sender_start;
+	__u32 receiver_start;
+};
+
+/* Who captures it. */
+struct taken {
+	__u64 cookie;
+	__u32 connection; /* as in struct socket_state */
+	__u32 broker_end;
 };
 
 /*
- * Flows whose sender's egress is captured, with the sender's cookie. Written by the sender's end. Full: the entry longest
- * unused goes, and a receiver that had not found it yet copies the flow a second time (userspace drops the duplicate).
+ * Flows whose sender's egress is captured. Written by the sender's end when it is decided, deleted when it closes. Full:
+ * the entry longest unused goes, and a receiver that had not found it yet copies the flow a second time, which userspace
+ * drops as a duplicate.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
-	__type(key, struct flow_key);
-	__type(value, __u64);
+	__type(key, struct flow);
+	__type(value, struct taken);
 } captured_egress SEC(".maps");
 
 /* Ports of brokers: configured, or of listening sockets found. Written by userspace, which reports a full map. */

@@ -3,7 +3,6 @@
 #ifndef ACKTRAIL_PACKET_H
 #define ACKTRAIL_PACKET_H
 
-#include "address.h"
 #include "maps.h"
 
 #define IPV6_EXTENSIONS 6 /* headers followed before TCP; a packet with more is counted as unreadable */
@@ -71,34 +70,6 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 	p->sequence = bpf_ntohl(tcp.seq) + tcp.syn;
 	p->acknowledged = tcp.ack ? bpf_ntohl(tcp.ack_seq) : 0;
 	return PARSED_PAYLOAD;
-}
-
-/* The packet's flow, as its own headers show it. */
-static __noinline bool packet_flow(struct __sk_buff *skb, __u32 netns, struct flow_key *key)
-{
-	struct iphdr ip;
-	struct ipv6hdr ip6;
-	__u32 offset, from[4], to[4];
-
-	if (bpf_skb_load_bytes(skb, 0, &ip, sizeof(ip)))
-		return false;
-	if (ip.version == 4) {
-		map_ipv4(from, ip.saddr);
-		map_ipv4(to, ip.daddr);
-		offset = ip.ihl * 4;
-	} else {
-		if (bpf_skb_load_bytes(skb, 0, &ip6, sizeof(ip6)))
-			return false;
-		__builtin_memcpy(from, &ip6.saddr, sizeof(from));
-		__builtin_memcpy(to, &ip6.daddr, sizeof(to));
-		offset = skip_ipv6_extensions(skb, ip6.nexthdr);
-	}
-	if (bpf_skb_load_bytes(skb, offset, &key->from_port, 4)) /* and `to_port` behind it */
-		return false;
-	__builtin_memcpy(key->from, from, sizeof(from));
-	__builtin_memcpy(key->to, to, sizeof(to));
-	key->netns = is_loopback(from) || is_loopback(to) ? netns : 0;
-	return true;
 }
 
 #endif

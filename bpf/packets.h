@@ -13,7 +13,7 @@
 
 #include "evidence.h"
 
-#define INGRESS_SEARCHES 64	 /* packets whose sender is looked for each time; then for one in as many */
+#define PEER_SEARCHES 64 /* packets for which the other end is looked for each time; then for one in as many */
 #define LARGEST_CHUNK 65536
 #define LARGEST_PACKET (8 * LARGEST_CHUNK) /* BIG TCP's limit; what is longer is counted as skipped */
 
@@ -150,49 +150,38 @@ static __always_inline void take(struct __sk_buff *skb, struct packet *p, struct
 		__sync_fetch_and_add(&c->skipped_bytes, skipped);
 }
 
-/* Where addresses are translated, the peer sees other ones than this socket: list the flow as its packets show it, too. */
-static __noinline void list_packet_flow(struct __sk_buff *skb, struct socket_state *s)
-{
-	struct flow_key key;
-
-	s->flags |= STATE_PACKET_LISTED;
-	if (packet_flow(skb, s->netns, &key))
-		bpf_map_update_elem(&captured_egress, &key, &s->cookie, BPF_ANY);
-}
-
-/* The entry that says "the egress of this socket's peer is captured", made by a peer that recognised it. */
-static __always_inline void cookie_key(__u64 cookie, struct flow_key *key)
-{
-	__builtin_memset(key, 0, sizeof(*key));
-	__builtin_memcpy(key->from, &cookie, sizeof(cookie));
-}
-
 /*
- * Whether the sender of this packet takes it already. Once found, it stays found until the rules change. The peer is told
- * by cookie in turn: with translated addresses it could not find this socket by its packets.
+ * Whether this end leaves the packet to the other one. Usually that is so for what it receives. Where addresses are
+ * translated between the two, userspace could not see that they are one connection: then one end takes both directions,
+ * the client's, and the other retires.
  */
-static __noinline bool sender_is_captured(struct __sk_buff *skb, struct socket_state *s)
+static __noinline bool left_to_peer(struct bpf_sock *sk, struct packet *p, struct socket_state *s)
 {
-	struct flow_key key;
-	__u64 *sender, cookie;
+	struct tcp_sock *tp;
+	struct taken *peer;
 
 	if (s->flags & STATE_PEER_CAPTURED)
-		return true;
-	if (s->ingress_packets++ >= INGRESS_SEARCHES && s->ingress_packets % INGRESS_SEARCHES)
+		return p->direction == INGRESS;
+	if (s->flags & STATE_PEER_FOUND)
 		return false;
-	if (!packet_flow(skb, s->netns, &key))
+	if (s->searches++ >= PEER_SEARCHES && s->searches % PEER_SEARCHES)
 		return false;
-	sender = bpf_map_lookup_elem(&captured_egress, &key);
-	if (sender) {
-		cookie = *sender;
-		cookie_key(cookie, &key);
-		bpf_map_update_elem(&captured_egress, &key, &s->cookie, BPF_ANY);
-	} else {
-		cookie_key(s->cookie, &key);
-		if (!bpf_map_lookup_elem(&captured_egress, &key))
-			return false;
+	peer = find_peer(s);
+	if (!peer)
+		return false;
+	s->flags |= STATE_PEER_FOUND;
+	if (peer->connection == s->connection) {
+		s->flags |= STATE_PEER_CAPTURED;
+		return p->direction == INGRESS;
 	}
-	s->flags |= STATE_PEER_CAPTURED;
+	if (keeps_both_directions(s, peer))
+		return false;
+	unlist_egress(s);
+	s->verdict = VERDICT_IGNORE;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && s->announced)
+		report_closed(tp, s);
+	s->announced = 0;
 	return true;
 }
 
@@ -253,13 +242,8 @@ static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 	s = watched(skb, sk, &p);
 	if (!s)
 		return;
-	if (direction == EGRESS) {
-		if (!(s->flags & STATE_PACKET_LISTED))
-			list_packet_flow(skb, s);
-	} else if (sender_is_captured(skb, s)) {
-		return;
-	}
-	take(skb, &p, s);
+	if (!left_to_peer(sk, &p, s))
+		take(skb, &p, s);
 }
 
 SEC("cgroup_skb/egress")

@@ -7,6 +7,7 @@
 #define ACKTRAIL_SOCKET_H
 
 #include "address.h"
+#include "peer.h"
 #include "ring.h"
 
 #define AF_INET6 10
@@ -32,15 +33,6 @@ static __always_inline void read_endpoints(struct tcp_sock *tp, struct endpoints
 		map_ipv4(e->local, sk->skc_rcv_saddr);
 		map_ipv4(e->remote, sk->skc_daddr);
 	}
-}
-
-static __always_inline void flow_key_of(const struct endpoints *e, __u32 netns, struct flow_key *key)
-{
-	__builtin_memcpy(key->from, e->local, sizeof(key->from));
-	__builtin_memcpy(key->to, e->remote, sizeof(key->to));
-	key->from_port = bpf_htons(e->local_port);
-	key->to_port = bpf_htons(e->remote_port);
-	key->netns = is_loopback(e->local) || is_loopback(e->remote) ? netns : 0;
 }
 
 /* The broker's port of a connection, 0 if neither is one. A remote one wins: this end would be a client there. */
@@ -86,27 +78,7 @@ static __always_inline __u32 connection_hash(const struct endpoints *e)
 	return hash ^ hash >> 16;
 }
 
-static __always_inline void list_egress(const struct endpoints *e, struct socket_state *s)
-{
-	struct flow_key key;
-
-	flow_key_of(e, s->netns, &key);
-	if (!bpf_map_update_elem(&captured_egress, &key, &s->cookie, BPF_ANY))
-		s->flags |= STATE_EGRESS_LISTED;
-}
-
-static __noinline void unlist_egress(struct tcp_sock *tp, struct socket_state *s)
-{
-	struct endpoints e;
-	struct flow_key key;
-
-	read_endpoints(tp, &e);
-	flow_key_of(&e, s->netns, &key);
-	bpf_map_delete_elem(&captured_egress, &key);
-	s->flags &= ~STATE_EGRESS_LISTED;
-}
-
-static __always_inline __u8 verdict_by_rules(struct tcp_sock *tp, const struct endpoints *e, struct socket_state *s)
+static __always_inline __u8 verdict_by_rules(struct tcp_sock *tp, struct socket_state *s)
 {
 	__u32 *forced = bpf_map_lookup_elem(&overrides, &s->cookie);
 	__u8 verdict;
@@ -116,7 +88,7 @@ static __always_inline __u8 verdict_by_rules(struct tcp_sock *tp, const struct e
 	if (control.cgroups_only && !in_watched_cgroup(tp))
 		return VERDICT_IGNORE;
 	verdict = s->broker_port || s->flags & STATE_PROVEN ? VERDICT_WATCH : control.unmatched;
-	if (verdict != VERDICT_IGNORE && control.sample_below != ~0U && connection_hash(e) >= control.sample_below) {
+	if (verdict != VERDICT_IGNORE && control.sample_below != ~0U && s->connection >= control.sample_below) {
 		s->flags |= STATE_SAMPLED_OUT;
 		return VERDICT_IGNORE;
 	}
@@ -136,18 +108,21 @@ static __noinline void decide(struct tcp_sock *tp, struct socket_state *s)
 	s->cgroup = sk->sk_cgrp_data.cgroup->kn->id;
 	if (!(s->flags & STATE_PROVEN) || !s->broker_port)
 		s->broker_port = broker_port_of(e.local_port, e.remote_port);
-	s->flags &= ~(STATE_SAMPLED_OUT | STATE_PEER_CAPTURED | STATE_PACKET_LISTED | STATE_BROKER_END);
+	s->connection = connection_hash(&e);
+	s->flags &= ~(STATE_SAMPLED_OUT | STATE_PEER_CAPTURED | STATE_PEER_FOUND | STATE_BROKER_END);
 	if (s->broker_port == e.local_port)
 		s->flags |= STATE_BROKER_END;
+	if (!(s->flags & STATE_FROM_START))
+		estimate_starts(tp, s);
 	s->undecided_packets = 0;
-	s->ingress_packets = 0;
-	verdict = verdict_by_rules(tp, &e, s);
-	if (verdict == VERDICT_WATCH)
-		list_egress(&e, s);
-	else if (s->flags & STATE_EGRESS_LISTED)
-		unlist_egress(tp, s);
-	if (verdict != VERDICT_WATCH)
+	s->searches = 0;
+	verdict = verdict_by_rules(tp, s);
+	if (verdict == VERDICT_WATCH) {
+		list_egress(s);
+	} else {
+		unlist_egress(s);
 		s->announced = 0;
+	}
 	s->verdict = verdict;
 }
 
@@ -181,8 +156,8 @@ static __noinline void announce(struct tcp_sock *tp, struct socket_state *s)
 	barrier_var(copied);
 	if (s->flags & STATE_FROM_START) {
 		r->head.flags = SOCKET_FROM_START;
-		send_next = s->start_send;
-		copied = s->start_copied;
+		send_next = s->send_start;
+		copied = s->receive_start;
 	}
 	r->send_next = send_next;
 	r->copied = copied;
@@ -191,13 +166,27 @@ static __noinline void announce(struct tcp_sock *tp, struct socket_state *s)
 	bpf_ringbuf_submit(r, wake_flags());
 }
 
+static __always_inline void report_closed(struct tcp_sock *tp, struct socket_state *s)
+{
+	struct closed_record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+
+	if (!r) {
+		count_ring_full(0);
+		return;
+	}
+	fill_head(&r->head, RECORD_CLOSED, s->cookie);
+	r->copied = tp->copied_seq;
+	r->pad = 0;
+	bpf_ringbuf_submit(r, wake_flags());
+}
+
 /* Remembers where both streams begin, for a connection seen from its first byte on. */
 static __always_inline void begin_streams(struct socket_state *s, __u8 origin, __u32 send, __u32 copied)
 {
 	s->origin = origin;
 	s->flags |= STATE_FROM_START;
-	s->start_send = send;
-	s->start_copied = copied;
+	s->send_start = send;
+	s->receive_start = copied;
 	s->reported_copied = copied;
 }
 

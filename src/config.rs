@@ -65,7 +65,7 @@ pub struct Watch {
 pub struct Capture {
     /// Size of the ring buffer between kernel and agent, in bytes: a power of two.
     pub ring_bytes: u64,
-    /// Bodies of at least this size are left out in the kernel, apart from their beginning. `None`: never.
+    /// In packets of at least this much payload the inside of message bodies is left out in the kernel. `None`: never.
     pub skip_bodies_from: Option<u64>,
 }
 
@@ -211,7 +211,7 @@ impl Default for Watch {
 
 impl Default for Capture {
     fn default() -> Self {
-        Capture { ring_bytes: 16 << 20, skip_bodies_from: Some(64 << 10) }
+        Capture { ring_bytes: 8 << 20, skip_bodies_from: Some(4 << 10) }
     }
 }
 

@@ -97,7 +97,8 @@ struct Queue {
 }
 
 impl Server {
-    /// Serves a socket at this path, mode 0660; creates its directory where that is missing. A socket file that nobody answers at is replaced.
+    /// Serves a socket at this path, mode 0660; creates its directory where that is missing. A socket file that nobody
+    /// answers at is replaced.
     ///
     /// # Errors
     /// If another agent answers there, something else has that name, or the file cannot be made.
@@ -135,8 +136,8 @@ impl Server {
         self.shared.listening.load(Ordering::Relaxed)
     }
 
-    /// Sends a transition to every client whose filter lets it pass. `render` appends its JSON line, with or without the line's end, and is called at
-    /// most once, and only if somebody wants it.
+    /// Sends a transition to every client whose filter lets it pass. `render` appends its JSON line, with or without the
+    /// line's end, and is called at most once, and only if somebody wants it.
     pub fn transition(&self, transition: &Transition<'_>, render: impl FnOnce(&mut Vec<u8>)) {
         if self.is_listening() {
             let wanted = |filter: &Filter| filter.matches(transition);
@@ -425,8 +426,8 @@ fn serve(stream: UnixStream, shared: &Arc<Shared>) {
     shared.remove(&client);
 }
 
-/// Clients have nothing more to say: returns when they are gone, or everything has been sent. One that has only closed its writing
-/// side (`echo … | nc -U`) still reads.
+/// Clients have nothing more to say: returns when they are gone, or everything has been sent. One that has only closed
+/// its writing side (`echo … | nc -U`) still reads.
 fn wait_for_end(mut reader: UnixStream, sent: impl Fn() -> bool) {
     let mut ignored = [0; 256];
     while matches!(reader.read(&mut ignored), Ok(1..)) {}

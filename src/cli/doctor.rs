@@ -1,4 +1,5 @@
-//! `acktrail doctor`: what this kernel, these privileges and this configuration allow, what is missing, and what to do about it.
+//! `acktrail doctor`: what this kernel, these privileges and this configuration allow, what is missing, and what to do
+//! about it.
 
 use serde::Serialize;
 

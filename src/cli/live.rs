@@ -5,8 +5,8 @@
 //! 22:13:21.500  DeadLettered ~  orders            order-17      #3     1.50s  rejected → orders.dead  java[4711]
 //! ```
 //!
-//! Columns: time of day (UTC), state (`~` inferred, `?` twins matched by order), queue or exchange:key, message, delivery, time since the
-//! step before, and what else there is to say.
+//! Columns: time of day (UTC), state (`~` inferred, `?` twins matched by order), queue or exchange:key, message, delivery,
+//! time since the step before, and what else there is to say.
 
 use std::time::Duration;
 

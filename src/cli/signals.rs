@@ -53,3 +53,23 @@ impl Signals {
         self.resize.swap(false, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signal_hook::low_level::raise;
+
+    #[test]
+    fn each_signal_has_its_flag() {
+        let signals = Signals::install().expect("handlers");
+        assert!(!signals.stop() && !signals.take_reload() && !signals.take_resize());
+        raise(SIGHUP).expect("raised");
+        raise(SIGWINCH).expect("raised");
+        assert!(signals.take_reload() && !signals.take_reload());
+        assert!(signals.take_resize() && !signals.take_resize());
+        assert!(!signals.stop());
+        // Once only: a second one would end this process.
+        raise(SIGTERM).expect("raised");
+        assert!(signals.stop() && signals.stop_flag().load(Ordering::Relaxed));
+    }
+}

@@ -9,8 +9,8 @@ use crate::suggest;
 
 use super::{KEYS, Loader, Place, Value};
 
-/// Reads a file's text into the loader. What is right is taken even where something else is wrong, so that every problem is told
-/// at once.
+/// Reads a file's text into the loader. What is right is taken even where something else is wrong, so that every problem
+/// is told at once.
 pub(super) fn read(loader: &mut Loader, path: &Path, text: &str) {
     let place = |offset: usize| {
         let before = text.get(..offset.min(text.len())).unwrap_or(text);
@@ -23,6 +23,7 @@ pub(super) fn read(loader: &mut Loader, path: &Path, text: &str) {
             return loader.problem(place(offset), format!("this is not TOML: {}", error.message()));
         }
     };
+    let first = loader.problems.len();
     for (name, section) in document.get_ref() {
         let at = name.span().start;
         let name = name.get_ref().as_ref();
@@ -41,6 +42,13 @@ pub(super) fn read(loader: &mut Loader, path: &Path, text: &str) {
                 None => loader.problem(place(key.span().start), unknown_key(name, key.get_ref())),
             }
         }
+    }
+    // The parser gives sections and keys in the order of the alphabet.
+    if let Some(problems) = loader.problems.get_mut(first..) {
+        problems.sort_by_key(|problem| match problem.place {
+            Place::File(_, line) => line,
+            _ => 0,
+        });
     }
 }
 

@@ -78,7 +78,8 @@ pub const KEYS: &[Key] = &[
         name: "watch.discover",
         option: Some("--discover"),
         allowed: "true or false",
-        help: "Find brokers by their listening sockets, and connections by their first bytes. Not asked where `watch.ports` are given.",
+        help: "Find brokers by their listening sockets, and connections by their first bytes. Not asked where \
+               `watch.ports` are given.",
         reload: true,
         get: |config| Some(config.watch.discover.to_string()),
         set: |config, value| put(&mut config.watch.discover, value.flag()),
@@ -87,7 +88,8 @@ pub const KEYS: &[Key] = &[
         name: "watch.sample_connections",
         option: Some("--sample-connections"),
         allowed: "a number, 0 to 1",
-        help: "Which part of the connections is followed. A connection is followed whole or not at all; what is left out is counted.",
+        help: "Which part of the connections is followed. A connection is followed whole or not at all; what is left out is \
+               counted.",
         reload: true,
         get: |config| Some(format!("{:?}", config.watch.sample_connections)),
         set: |config, value| put(&mut config.watch.sample_connections, value.ratio()),
@@ -111,13 +113,14 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "capture.skip_bodies_from",
         option: Some("--skip-bodies-from"),
-        allowed: "a size, 4KiB to 1GiB, or \"never\"",
-        help: "The inside of bodies of at least this size stays in the kernel. Such a message is known by its id or trace context only.",
+        allowed: "a size, 1KiB to 1GiB, or \"never\"",
+        help: "In packets of at least this much payload, the inside of message bodies stays in the kernel. Such a message is \
+               known by its id or trace context only.",
         reload: true,
         get: |config| Some(quote(&config.capture.skip_bodies_from.map_or("never".to_owned(), show_size))),
         set: |config, value| {
             let never = value.text().is_ok_and(|text| text == "never");
-            config.capture.skip_bodies_from = if never { None } else { Some(value.size(4 * KIB, GIB)?) };
+            config.capture.skip_bodies_from = if never { None } else { Some(value.size(KIB, GIB)?) };
             Ok(())
         },
     },
@@ -191,7 +194,8 @@ pub const KEYS: &[Key] = &[
         name: "traces.ratio",
         option: Some("--trace-ratio"),
         allowed: "a number, 0 to 1",
-        help: "Which part of the messages without trouble gets a trace. Failed, retried, slow and dead-lettered ones always do.",
+        help: "Which part of the messages without trouble gets a trace. Failed, retried, slow and dead-lettered ones always \
+               do.",
         reload: true,
         get: |config| Some(format!("{:?}", config.traces.ratio)),
         set: |config, value| put(&mut config.traces.ratio, value.ratio()),
@@ -227,7 +231,8 @@ pub const KEYS: &[Key] = &[
         name: "limits.connection_bytes",
         option: None,
         allowed: "a size, 64KiB to 1GiB",
-        help: "Bytes of one connection that wait for missing bytes before them. Beyond it the missing ones are counted as lost.",
+        help: "Bytes of one connection that wait for missing bytes before them. Beyond it the missing ones are counted as \
+               lost.",
         reload: false,
         get: |config| Some(quote(&show_size(config.limits.connection_bytes))),
         set: |config, value| put(&mut config.limits.connection_bytes, value.size(64 * KIB, GIB)),

@@ -11,6 +11,7 @@ mod control;
 mod error;
 mod mapping;
 pub mod privileges;
+pub mod probe;
 mod programs;
 mod ring;
 

@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub end: Position,
     /// A settlement of it may have been lost in a hole.
     pub doubtful: bool,
+    /// Its queue was deleted: it has nowhere to go back to.
+    pub queue_gone: bool,
 }
 
 /// Entries in ascending order of tag, from which any one can be taken.
@@ -40,6 +42,7 @@ impl<T> Default for Outstanding<T> {
 
 impl<T> Outstanding<T> {
     /// How many are outstanding.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.live
     }
@@ -117,6 +120,8 @@ pub(super) struct Channel {
     pub unconfirmed: Outstanding<MessageRef>,
     /// The latest publishes without a confirm tag, for a channel close that names one of them.
     recent: VecDeque<MessageRef>,
+    /// Its opening was seen, and all that the broker has sent on it since.
+    pub complete: bool,
     /// Some settlement was seen: its consumers settle.
     pub settles: bool,
     /// Deliveries of consumers that may or may not settle.

@@ -80,6 +80,7 @@ impl Lifecycles {
             redelivered: delivery.redelivered,
             end: delivery.end,
             doubtful: false,
+            queue_gone: false,
         };
         if arrived {
             entry.state = State::Created;
@@ -162,7 +163,7 @@ impl Lifecycles {
             Some((exchange, key)) => self.messages.route(exchange, key),
             None => route.clone(),
         };
-        let mut entry = Message::new(message.identity, message.source, State::Created, route);
+        let mut entry = Message::new(message.identity, State::Created, route);
         entry.message_id = message.message_id.clone();
         entry.set_body(message.body, message.body_size);
         self.messages.insert(entry)
@@ -233,7 +234,7 @@ impl Lifecycles {
         let mut line = emit::of_chain(entry, chain, holder.as_deref(), time);
         line.previous = Some(previous);
         observer.transition(&line);
-        self.retrying(time, reference, place, None, true, observer);
+        self.retrying(time, reference, place, None, None, true, observer);
     }
 
     /// Keeps a delivery until it is settled, or, if that is all there is to come, until it is read.

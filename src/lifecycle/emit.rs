@@ -69,10 +69,29 @@ pub(super) fn of_delivery<'a>(
     time: Timestamp,
 ) -> Transition<'a> {
     let mut line = of_chain(message, chain, Some(party), time);
+    of_held(&mut line, held);
+    line
+}
+
+/// A line about what follows from the end of a chain's latest delivery; `held` if that has just ended.
+pub(super) fn of_consequence<'a>(
+    message: &'a Message,
+    chain: &'a Chain,
+    held: Option<&'a Held>,
+    time: Timestamp,
+) -> Transition<'a> {
+    let party = chain.holder.as_ref().or(message.publisher.as_ref());
+    let mut line = of_chain(message, chain, party.map(|party| &**party), time);
+    if let Some(held) = held {
+        of_held(&mut line, held);
+    }
+    line
+}
+
+fn of_held<'a>(line: &mut Transition<'a>, held: &'a Held) {
     line.attributes.consumer_tag = held.consumer.as_ref();
     line.attributes.delivery_tag = Some(held.tag);
     line.attributes.redelivered = Some(held.redelivered);
-    line
 }
 
 /// What every line about a connection says.

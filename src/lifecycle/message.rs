@@ -8,7 +8,7 @@ use std::hash::BuildHasher;
 
 use super::transition::{Evidence, Reason, State};
 use crate::names::Name;
-use crate::protocol::operation::{Extras, Identity, IdentitySource};
+use crate::protocol::operation::{Extras, Identity};
 use crate::time::Timestamp;
 
 use super::party::Party;
@@ -48,7 +48,6 @@ pub(super) struct Message {
     pub key: Option<NonZeroU128>,
     /// The identity shown, where it is not the key: of a copy that an application republished with changed headers.
     pub shown: Option<Box<Identity>>,
-    pub source: IdentitySource,
     /// State before, and apart from, any delivery.
     pub state: State,
     /// How the state was reached.
@@ -76,12 +75,11 @@ pub(super) struct Message {
 
 impl Message {
     /// A message first seen now, without chains.
-    pub fn new(key: Option<Identity>, source: IdentitySource, state: State, route: Arc<Route>) -> Message {
+    pub fn new(key: Option<Identity>, state: State, route: Arc<Route>) -> Message {
         let key = key.and_then(|identity| NonZeroU128::new(identity.0));
         Message {
             key,
             shown: None,
-            source,
             state,
             evidence: Evidence::Observed,
             ambiguous: false,

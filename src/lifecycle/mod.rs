@@ -200,7 +200,7 @@ impl Lifecycles {
                 observer.event(&event);
             }
             Operation::ChannelOpened(channel) => {
-                self.connection(channel.connection).channels.entry((channel.number, channel.incarnation)).or_default();
+                self.channel(channel).complete = true;
             }
             Operation::ChannelClosed { channel, by, error, connection } => {
                 self.channel_closed(time, channel, by, error.as_ref(), connection, observer);

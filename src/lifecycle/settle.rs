@@ -1,14 +1,18 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef};
+use super::message::{Chain, Message, MessageRef, same_name};
 use super::party::Party;
+use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
 use super::{Event, Lifecycles, emit};
 use crate::names::Name;
 use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
+
+/// Class and method of basic.publish.
+const BASIC_PUBLISH: (u16, u16) = (60, 40);
 
 /// The name of a side in every output.
 pub(super) fn peer_name(peer: Peer) -> &'static str {
@@ -59,6 +63,10 @@ impl Lifecycles {
 
     /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
     fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
+        if self.channel(id).complete {
+            // There was no such delivery: the client's mistake, and the broker's answer follows.
+            return;
+        }
         self.statistics.unmatched_settlements += 1;
         let mut event = self.event(time, id.connection, "settled_unseen");
         event.attributes.delivery_tag = Some(tag);
@@ -79,7 +87,8 @@ impl Lifecycles {
         self.processing(time, held, party, Evidence::Inferred, observer);
         let (state, reason, operation) = match outcome {
             Outcome::Acknowledged => (State::Acknowledged, None, "ack"),
-            Outcome::Rejected => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByReject => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByNack => (State::Rejected, Some(Reason::Rejected), "nack"),
             Outcome::RequeuedByReject => (State::Failed, Some(Reason::Requeued), "reject"),
             Outcome::RequeuedByNack => (State::Failed, Some(Reason::Requeued), "nack"),
             Outcome::Recovered => (State::Failed, Some(Reason::Recovered), "recover"),
@@ -96,10 +105,10 @@ impl Lifecycles {
         }
         let place = held.chain as usize;
         match state {
-            State::Rejected => self.afterlife(time, held.message, place, Reason::Rejected, observer),
+            State::Rejected => self.afterlife(time, held.message, place, held, Reason::Rejected, observer),
             State::Failed => {
                 let counted = outcome != Outcome::RequeuedByNack || !self.nack_is_free(party.connection);
-                self.comes_again(time, held.message, place, counted, false, observer);
+                self.comes_again(time, held, counted, false, observer);
             }
             _ => {}
         }
@@ -121,16 +130,18 @@ impl Lifecycles {
     fn comes_again(
         &mut self,
         time: Timestamp,
-        reference: MessageRef,
-        place: usize,
+        held: &Held,
         counted: bool,
         inferred: bool,
         observer: &mut dyn Observer,
     ) {
-        if counted && self.is_at_delivery_limit(reference, place) {
-            self.afterlife(time, reference, place, Reason::DeliveryLimit, observer);
+        let (reference, place) = (held.message, held.chain as usize);
+        if held.queue_gone {
+            self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
+        } else if counted && self.is_at_delivery_limit(reference, place) {
+            self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
-            self.retrying(time, reference, place, None, inferred, observer);
+            self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
     }
 
@@ -234,13 +245,14 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let ended = self.end_delivery(time, held, party, observer, |chain, line| {
-            chain.state = State::Failed;
-            chain.evidence = Evidence::Observed;
-            chain.reason = Some(reason);
+            let gone = held.queue_gone;
+            chain.state = if gone { State::Dropped } else { State::Failed };
+            chain.evidence = emit::evidence(gone);
+            chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
             line.error_code = error.map(|error| error.code);
         });
-        if ended {
-            self.comes_again(time, held.message, held.chain as usize, true, true, observer);
+        if ended && !held.queue_gone {
+            self.comes_again(time, held, true, true, observer);
         }
     }
 
@@ -252,17 +264,9 @@ impl Lifecycles {
         error: Option<&BrokerError>,
         observer: &mut dyn Observer,
     ) {
-        // basic.publish is the only method of a client that a close can name for a publish.
-        let refused = error.filter(|error| error.method == (60, 40));
-        let mut untold: Vec<MessageRef> = channel.untold().collect();
-        if let Some(error) = refused {
-            let is_first = |reference: &MessageRef| {
-                self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
-            };
-            let first = untold.iter().position(is_first).unwrap_or(untold.len());
-            for reference in untold.split_off(first) {
-                self.publish_failed(time, reference, Reason::ExchangeRefused, false, Some(error), observer);
-            }
+        let untold: Vec<MessageRef> = channel.untold().collect();
+        if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
+            self.publish_refused_with(time, untold, error, observer);
         }
         if by == Some(Peer::Client) || channel.confirms_doubtful {
             return;
@@ -270,7 +274,32 @@ impl Lifecycles {
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
         for reference in waiting {
-            self.publish_failed(time, reference, reason, true, error, observer);
+            let failure = Failure { inferred: true, error, ..Failure::of(reason) };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    /// The broker closed a channel because of a publish on it. What came before that publish it had taken, what came after
+    /// it discarded. Which one it was, an exchange's name in the error tells; without one, only a single candidate is
+    /// certain, and of several it is the last, if the client waits, as clients do when they are refused.
+    fn publish_refused_with(
+        &mut self,
+        time: Timestamp,
+        mut untold: Vec<MessageRef>,
+        error: &BrokerError,
+        observer: &mut dyn Observer,
+    ) {
+        untold.retain(|reference| self.messages.get(*reference).is_some_and(|entry| entry.chains.is_empty()));
+        let is_named = |reference: &MessageRef| {
+            self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
+        };
+        let (first, reason, inferred) = match untold.iter().position(is_named) {
+            Some(first) => (first, Reason::ExchangeRefused, false),
+            None => (untold.len().saturating_sub(1), Reason::ChannelClosed, untold.len() > 1),
+        };
+        for reference in untold.split_off(first) {
+            let failure = Failure { reason, inferred, error: Some(error), settlement: None };
+            self.publish_failed(time, reference, failure, observer);
         }
     }
 
@@ -305,6 +334,17 @@ impl Lifecycles {
         }
         if deleted {
             self.topology(&party).delete_queue(queue);
+            self.orphan_deliveries(queue, &party);
+        }
+    }
+
+    /// What consumers still hold of a deleted queue can be acknowledged, but never comes again.
+    fn orphan_deliveries(&mut self, queue: &Name, party: &Party) {
+        let messages = &self.messages;
+        let near = self.connections.values_mut().filter(|connection| connection.party.shares_broker_with(party));
+        for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
+            let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
+            held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
         }
     }
 
@@ -362,6 +402,7 @@ impl Lifecycles {
         for (_, channel) in touched {
             if gap.from_broker {
                 channel.confirms_doubtful = true;
+                channel.complete = false;
             } else {
                 channel.held.iter_mut().for_each(|held| held.doubtful = true);
             }

@@ -6,6 +6,7 @@ use slab::Slab;
 
 use super::reassembly::{Content, Part, Piece, Reassembly};
 use super::recency::{Linked, Links};
+use super::sequence::first_position;
 use super::streams::mirrored;
 use super::table::Pair;
 use super::{ConnectionId, End, Event, Facts, Flow, HoleCause, Position, Statistics};
@@ -92,8 +93,8 @@ impl Connection {
     pub fn new(id: ConnectionId, pair: Pair, socket: &Socket) -> (Connection, usize) {
         let client = is_client(socket);
         let end = usize::from(client == Some(false));
-        let known = End { address: socket.local, owner: None, local: false };
-        let other = End { address: socket.remote, owner: None, local: false };
+        let known = End { address: socket.local, owner: None, local: false, reads_seen: false };
+        let other = End { address: socket.remote, owner: None, local: false, reads_seen: false };
         let ends = if end == 0 { [known, other] } else { [other, known] };
         let facts = Facts { ends, roles_known: client.is_some(), from_start: socket.from_start };
         let mut connection = Connection {
@@ -150,8 +151,10 @@ impl Connection {
     pub fn join(&mut self, end: usize, socket: &Socket) {
         let end = end & 1;
         if socket.from_start {
-            self.flows[end].begin(socket.send_next);
-            self.flows[1 - end].begin(socket.copied);
+            for (flow, sequence) in [(end, socket.send_next), (1 - end, socket.copied)] {
+                self.flows[flow].begin(sequence);
+                self.read[flow] = self.read[flow].max(first_position(sequence));
+            }
         }
         self.sockets[end] = Some(Tapped {
             cookie: socket.cookie,
@@ -164,6 +167,7 @@ impl Connection {
             packet: [None; 2],
         });
         self.facts.ends[end].local = true;
+        self.facts.ends[end].reads_seen = socket.reads_seen;
         self.learn(end, socket);
     }
 

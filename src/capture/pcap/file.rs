@@ -209,8 +209,8 @@ fn link_type(field: i32) -> u16 {
     field as u16
 }
 
-/// Keeps what the parser's reader forgets: why reading failed. And reads the beginning whole, which the parser expects of one
-/// call.
+/// Keeps what the parser's reader forgets: why reading failed. And reads the beginning whole, which the parser expects of
+/// one call.
 struct Remembering<R: Read> {
     input: R,
     failure: Arc<Mutex<Option<io::Error>>>,

@@ -90,7 +90,8 @@ fn ether_type(bytes: &[u8]) -> Result<u16, Unusable> {
     bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes)).ok_or(Unusable::HeadersCut)
 }
 
-/// `length` is that of the IP packet, as the link layer gives it. Segmentation offload leaves the IP header's own length zero.
+/// `length` is that of the IP packet, as the link layer gives it. Segmentation offload leaves the IP header's own length
+/// zero.
 fn ipv4(packet: &[u8], length: usize) -> Result<Packet<'_>, Unusable> {
     let header = Ipv4HeaderSlice::from_slice(packet).map_err(|error| match error {
         etherparse::err::ipv4::HeaderSliceError::Len(_) => Unusable::HeadersCut,

@@ -16,7 +16,8 @@ use super::{BLOCK, Head, Header, Kind, MAGIC, MAX_TEXT, Totals, VERSION, seed};
 ///
 /// Records stay in memory until [`commit`](Writer::commit), so that the bytes of a login, once the stages behind have
 /// recognised them, can be overwritten ([`wipe`](Writer::wipe)) before anything of them reaches the file. Whoever writes has
-/// to process every record before committing it; memory grows with what is not committed ([`pending_bytes`](Writer::pending_bytes)).
+/// to process every record before committing it; memory grows with what is not committed
+/// ([`pending_bytes`](Writer::pending_bytes)).
 pub struct Writer<W: Write> {
     out: W,
     header_checksum: u64,
@@ -137,8 +138,8 @@ impl<W: Write> Writer<W> {
         self.blocks.iter().map(|block| block.raw.len()).sum()
     }
 
-    /// Everything taken so far has been processed and may be written. Writes the blocks that are full, and the last one if its
-    /// oldest record is [`MAX_AGE`](Writer::MAX_AGE) older than its newest.
+    /// Everything taken so far has been processed and may be written. Writes the blocks that are full, and the last one if
+    /// its oldest record is [`MAX_AGE`](Writer::MAX_AGE) older than its newest.
     ///
     /// # Errors
     /// If the file cannot be written to.

@@ -36,8 +36,6 @@ pub(super) struct Channel {
     transactions: Option<Box<Transactions>>,
     /// The last delivery tag; `None`: the channel's beginning was not seen.
     last_tag: Option<u64>,
-    /// A settlement was seen.
-    settles: bool,
     /// How it came to be and how far it has got.
     pub life: Life,
 }
@@ -81,7 +79,6 @@ impl Channel {
             confirms,
             transactions: None,
             last_tag,
-            settles: false,
             life,
         }
     }
@@ -90,7 +87,7 @@ impl Channel {
     pub fn cost(&self) -> usize {
         let deaths: usize = self.contents.iter().flatten().map(Content::deaths).sum();
         let kept = self.transactions.as_ref().map_or(0, |transactions| transactions.kept());
-        COST + self.consumers.len() * consumers::COST
+        COST + self.consumers.cost()
             + self.requests.len() * requests::COST
             + deaths * DEATH_COST
             + kept * OPERATION_COST
@@ -104,6 +101,11 @@ impl Channel {
     /// Whether the broker takes the client's frames.
     pub fn is_alive(&self) -> bool {
         !matches!(self.life, Life::Closed { .. })
+    }
+
+    /// Whether a content of this sender is under way.
+    pub fn is_amid(&self, from: Peer) -> bool {
+        self.contents[index(from)].is_some()
     }
 
     /// The size of the next body frame, if a content of this sender is not complete.
@@ -138,10 +140,18 @@ impl Channel {
                 self.settle(tags(tag, multiple), Outcome::Acknowledged, out)
             }
             (Method::Nack { tag, multiple, requeue }, Peer::Client) => {
-                self.settle(tags(tag, multiple), requeued(requeue, Outcome::RequeuedByNack), out);
+                self.settle(
+                    tags(tag, multiple),
+                    if requeue { Outcome::RequeuedByNack } else { Outcome::RejectedByNack },
+                    out,
+                );
             }
             (Method::Reject { tag, requeue }, _) => {
-                self.settle(Tags::One(tag), requeued(requeue, Outcome::RequeuedByReject), out);
+                self.settle(
+                    Tags::One(tag),
+                    if requeue { Outcome::RequeuedByReject } else { Outcome::RejectedByReject },
+                    out,
+                );
             }
             (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tag, multiple, false, out),
             (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tag, multiple, true, out),
@@ -158,10 +168,10 @@ impl Channel {
 
     /// Takes a content header.
     pub fn header(&mut self, mut header: Header, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
-        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty()) {
-            if !out.take_room(extras.deaths.len() * DEATH_COST) {
-                extras.deaths = Vec::new();
-            }
+        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty())
+            && !out.take_room(extras.deaths.len() * DEATH_COST)
+        {
+            extras.deaths = Vec::new();
         }
         match &mut self.contents[index(from)] {
             Some(content) => {
@@ -304,7 +314,7 @@ impl Channel {
                 out.push(Operation::Returned { channel, error, destination, message });
             }
             Lead::Deliver { tag, from, redelivered, destination } => {
-                let (consumer, queue, automatic) = self.origin(from, &destination, &message, out);
+                let (consumer, queue, automatic) = self.origin(from, tag, &destination, &message, out);
                 out.push(Operation::Delivered {
                     channel,
                     tag,
@@ -325,20 +335,20 @@ impl Channel {
     fn origin(
         &mut self,
         from: Source,
+        tag: u64,
         destination: &Destination,
         message: &Message,
         out: &mut Output<'_>,
     ) -> (Option<Name>, Option<Name>, Option<bool>) {
-        let settled = self.settles.then_some(false);
         match from {
-            Source::Get { queue, automatic } => (None, queue, automatic.or(settled)),
+            Source::Get { queue, automatic } => (None, queue, automatic),
             Source::Consumer(consumer) => {
                 // Without its header it is not known whether the message is a copy for another queue.
                 let copied =
                     message.body_size.is_none() || message.extras.as_ref().is_some_and(|extras| extras.carbon_copies);
                 let room = out.room >= consumers::COST;
-                let origin = self.consumers.delivered(&consumer, destination, copied, room, out.names);
-                let automatic = origin.automatic.or(settled);
+                let origin = self.consumers.delivered(&consumer, tag, destination, copied, room, out.names);
+                let automatic = origin.automatic;
                 if let (true, Some(queue)) = (origin.learned, &origin.queue) {
                     out.push(Operation::ConsumerStarted {
                         channel: self.id,
@@ -356,7 +366,10 @@ impl Channel {
     fn settle(&mut self, tags: Tags, outcome: Outcome, out: &mut Output<'_>) {
         // A broker that has closed the channel does not hear the client's settlements any more.
         if self.is_alive() {
-            self.settles = true;
+            if let Tags::One(tag) | Tags::UpTo(tag) = tags {
+                // Both name a delivery that is outstanding (the broker refuses others).
+                self.consumers.settled(tag);
+            }
             self.count_or_keep(Operation::Settled { channel: self.id, tags, outcome }, out);
         }
     }
@@ -426,8 +439,4 @@ fn tags(tag: u64, multiple: bool) -> Tags {
         (tag, true) => Tags::UpTo(tag),
         (tag, false) => Tags::One(tag),
     }
-}
-
-fn requeued(requeue: bool, outcome: Outcome) -> Outcome {
-    if requeue { outcome } else { Outcome::Rejected }
 }

@@ -90,10 +90,10 @@ impl Confirms {
 
     /// A publish: its tag, if that is known.
     pub fn published(&mut self, time: Timestamp) -> Option<u64> {
-        if let Confirms::Unknown(search) = self {
-            if let Some(count) = search.base(time) {
-                *self = Confirms::Inferred(count);
-            }
+        if let Confirms::Unknown(search) = self
+            && let Some(count) = search.base(time)
+        {
+            *self = Confirms::Inferred(count);
         }
         match self {
             Confirms::Off => None,

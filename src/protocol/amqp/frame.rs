@@ -111,11 +111,6 @@ impl Decoder {
         self.position = position;
     }
 
-    /// Nothing of the flow was decoded yet.
-    pub fn is_at_start(&self) -> bool {
-        self.state == State::Start
-    }
-
     /// The place is lost; bytes go to the hunter.
     pub fn is_lost(&self) -> bool {
         self.state == State::Lost
@@ -436,7 +431,7 @@ impl Decoder {
     fn body<'i>(&mut self, channel: u16, left: u32, predicted: bool, input: &mut &'i [u8]) -> Item<'i> {
         let bytes = self.advance(input, left as usize);
         let left = left - bytes.len() as u32;
-        let ends = left == 0 && input.first() == Some(&END);
+        let ends = left == 0 && input.first() == Some(&END) && !predicted;
         self.state = match left {
             0 if ends => {
                 self.advance(input, 1);
@@ -445,7 +440,11 @@ impl Decoder {
             0 => State::BodyEnd { channel, predicted },
             left => State::Body { channel, left, predicted },
         };
-        Item::Body { channel, bytes, ends }
+        // What a prediction says may be another content's: it counts, but tells nothing of the body.
+        match predicted && !bytes.is_empty() {
+            true => Item::BodyHole { channel, length: bytes.len() as u64 },
+            false => Item::Body { channel, bytes, ends },
+        }
     }
 
     fn check_expected(&mut self, channel: u16, size: u32, seen: usize, input: &mut &[u8]) -> Option<Item<'static>> {

@@ -155,7 +155,9 @@ impl Session {
             let item =
                 self.decoders[flow.index()].next_in_hole(&mut left, |channel| state.next_body_frame(channel, flow));
             match item {
-                Some(Item::Lost(trouble)) => self.state.lost(flow, position + length, Some(before), trouble, out),
+                Some(Item::Lost(trouble)) => {
+                    self.state.lost(flow, position + length - before, Some(before), trouble, out)
+                }
                 Some(item) => self.state.item(flow, item, position + length - left, out, ledger),
                 None => break,
             }
@@ -458,7 +460,10 @@ impl State {
             None => Some(USUAL_FRAME),
         };
         let largest = largest.map(|frame_max| frame_max.saturating_sub(OVERHEAD as u32));
-        self.connection.channels.get(&number)?.next_body_frame(self.peer(flow)?, largest)
+        let from = self.peer(flow)?;
+        let others = self.connection.channels.iter().any(|(other, channel)| *other != number && channel.is_amid(from));
+        // With two contents under way at once either may go on.
+        if others { None } else { self.connection.channels.get(&number)?.next_body_frame(from, largest) }
     }
 
     /// Who sends on a flow, where known.

@@ -26,7 +26,7 @@ impl Talk {
             now: 0,
             operations: Vec::new(),
         };
-        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
         let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start };
         talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
         talk

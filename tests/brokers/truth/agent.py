@@ -39,9 +39,7 @@ class Agent:
             path.unlink(missing_ok=True)
         # A configuration of this machine must not reach into a test.
         self._config.write_text("")
-        command = [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
-                   "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
-                   *self.options]
+        command = self.command()
         with open(self.errors, "ab") as errors:
             self.process = spawn(command, stdout=errors, stderr=errors)
         deadline = time.monotonic() + 30
@@ -52,6 +50,12 @@ class Agent:
             time.sleep(0.01)
         self.ready_at = time.time_ns()
         return self
+
+    def command(self):
+        """What is started."""
+        return [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
+                "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
+                *self.options]
 
     def stop(self):
         """SIGTERM, and its last summary. Fails if it does not end by itself with status 0."""

@@ -9,6 +9,10 @@ An expected line is a dict. A field that is not in it is not compared; a field t
 import collections
 
 
+# What becomes of a message after its delivery is over: no delivery's tag belongs there.
+AFTERWARDS = ("Retrying", "DeadLettered", "Dropped")
+
+
 class Expected:
     """All of one scenario: `lines[key][chain]` is a list of lines, `events` a list of (name, connection)."""
 
@@ -17,7 +21,8 @@ class Expected:
         self.lines = collections.defaultdict(lambda: collections.defaultdict(list))
         self.events = []
         self.publishes = collections.defaultdict(list)  # connection → keys in order of their publish
-        self.handles = {}                                # (connection, consumer tag or None, delivery tag) → key
+        # (connection, consumer tag or None, delivery tag) → keys: direct replies all have tag 1.
+        self.handles = collections.defaultdict(list)
         self.sizes, self.ids, self.copies = {}, {}, collections.Counter()
         self.connections = []                            # (port, connected at, connection)
 
@@ -32,14 +37,23 @@ class Expected:
 
 def expect(log, prefix):
     """Reads a truth log (a list of dicts) into an `Expected`."""
-    rules = _Rules(Expected(prefix), log)
+    rules = _Rules(Expected(prefix))
     for entry in log:
+        entry = {field: clean(value) if field in NAMES else value for field, value in entry.items()}
         getattr(rules, "on_" + entry["op"])(entry)
     return rules.out
 
 
+NAMES = ("queue", "exchange", "rk", "ctag")
+
+
+def clean(name):
+    """A name as it is written: control characters would move a terminal's cursor."""
+    return name and "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in name)
+
+
 class _Rules:
-    def __init__(self, out, log):
+    def __init__(self, out):
         self.out = out
         self.fates, self.pids, self.names, self.vhosts = {}, {}, {}, {}
         self.published, self.confirmations = {}, {}
@@ -50,7 +64,6 @@ class _Rules:
         self.requeued = collections.Counter()
         self.returned = set()
         self.waiting = collections.defaultdict(dict)     # queue → keys that were published to it by name
-        del log
 
     # Connections and names
 
@@ -82,7 +95,7 @@ class _Rules:
         key, connection = entry["key"], self.connection(entry["chan"])
         self.published[key] = entry
         self.out.sizes[key], self.out.ids[key] = entry["size"], entry["id"]
-        self.out.copies[key] += 1
+        self.out.copies[key] += not entry.get("republished")
         self.out.publishes[connection].append(key)
         if entry["exchange"] == "":
             self.waiting[entry["rk"]][key] = True
@@ -103,8 +116,7 @@ class _Rules:
                                settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused",
-                           settlement=COVERED[entry["multiple"]])
+        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused", settlement=ANY)
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
@@ -126,7 +138,7 @@ class _Rules:
         self.waiting[entry["queue"]].pop(key, None)
         self.rounds[key, chain] += 1
         entry = {**entry, "delivery": self.rounds[key, chain]}
-        self.out.handles[connection, entry["ctag"], entry["tag"]] = key
+        self.out.handles[connection, entry["ctag"], entry["tag"]].append(key)
         self.out.ids.setdefault(key, entry["id"])
         self._line(entry, "Dispatched", operation="get" if entry["get"] else "deliver")
         if entry["read"]:
@@ -137,6 +149,8 @@ class _Rules:
             self.open[entry["chan"], entry["tag"]] = entry
 
     def _line(self, entry, state, **more):
+        if state in AFTERWARDS:
+            more = {"tag": None, "ctag": None, "redelivered": None, **more}
         connection = self.connection(entry["chan"])
         self.out.lines[entry["key"]][self.chain(entry)].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],

@@ -1,0 +1,113 @@
+//! What must hold of every conversation, however it is cut, reordered, repeated, or full of holes.
+
+#[path = "support/amqp.rs"]
+mod amqp;
+#[path = "support/conversation.rs"]
+mod conversation;
+#[path = "support/follower.rs"]
+mod follower;
+#[path = "support/knowledge.rs"]
+mod knowledge;
+
+use acktrail::protocol::operation::Operation;
+use conversation::{Side, conversation, converse};
+use follower::{Follower, Piece, config, draws, noise, shuffled, whole};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn follow(starts: [u32; 2], pieces: &[Piece]) -> Vec<Operation> {
+    let mut follower = Follower::new(starts, true);
+    pieces.iter().for_each(|piece| follower.piece(piece));
+    follower.outcome()
+}
+
+const CUTS: u32 = 600;
+const HOLES: u32 = 1500;
+
+proptest! {
+    #![proptest_config(config(CUTS))]
+
+    /// Any cut into segments, any order, duplicates and sequence wrap: the same operations.
+    #[test]
+    fn packets_do_not_matter(draws in draws(60), starts: [u32; 2], seed: u64, near_wrap: bool, polite: bool) {
+        let starts = if near_wrap { starts.map(|start| u32::MAX - start % 5000) } else { starts };
+        let writes = conversation(&draws, polite);
+        let expected = follow([7, 9], &whole(&writes));
+        prop_assert!(!expected.iter().any(|operation| matches!(operation, Operation::Trouble(_) | Operation::Gap(_))));
+        let found = follow(starts, &shuffled(&writes, &mut noise(seed)));
+        let positions = |operation: &Operation| knowledge::without_position(operation);
+        let (expected, found): (Vec<_>, Vec<_>) =
+            (expected.iter().map(positions).collect(), found.iter().map(positions).collect());
+        prop_assert_eq!(found, expected);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(HOLES))]
+
+    /// A hole removes knowledge; it never makes anything up.
+    #[test]
+    fn holes_only_remove_knowledge(
+        draws in draws(60),
+        seed: u64,
+        holes in vec((any::<bool>(), any::<u16>(), 1u32..3000), 1..4),
+        polite: bool,
+    ) {
+        let (writes, transacted) = converse(&draws, polite);
+        let expected = follow([7, 9], &whole(&writes));
+        let mut noise = noise(seed);
+        let pieces = with_holes(whole(&writes), &holes, &mut noise);
+        let found = follow([7, 9], &pieces);
+        let client_hole = holes.iter().any(|(client, ..)| *client);
+        if let Err(wrong) = knowledge::is_part_of(&found, &expected, client_hole, &transacted) {
+            let list = |operations: &[Operation]| operations.iter().map(|one| format!("  {one:?}\n")).collect::<String>();
+            let text = format!("{wrong}\nfound:\n{}expected:\n{}", list(&found), list(&expected));
+            return Err(TestCaseError::fail(text));
+        }
+    }
+}
+
+/// Takes byte ranges out of the flows. What is left of a cut piece may be smaller or larger packets.
+fn with_holes(pieces: Vec<Piece>, holes: &[(bool, u16, u32)], noise: &mut impl FnMut() -> u32) -> Vec<Piece> {
+    let total =
+        |side: Side| pieces.iter().filter(|piece| piece.side == side).map(|piece| piece.bytes.len()).sum::<usize>();
+    let ranges: Vec<(Side, u32, u32)> = holes
+        .iter()
+        .map(|(client, place, length)| {
+            let side = if *client { Side::Client } else { Side::Broker };
+            let start = (total(side) as u64 * u64::from(*place) / 65_536) as u32;
+            (side, start, start + length)
+        })
+        .collect();
+    let mut left = Vec::new();
+    let mut lost = [0u32; 2];
+    for piece in pieces {
+        let missing =
+            |at: u32| ranges.iter().any(|(side, start, end)| *side == piece.side && (*start..*end).contains(&at));
+        let mut at = 0;
+        while at < piece.bytes.len() {
+            let gone = missing(piece.offset + at as u32);
+            let same = (at..piece.bytes.len()).take_while(|&at| missing(piece.offset + at as u32) == gone).count();
+            let bytes = &piece.bytes[at..at + same];
+            if gone {
+                lost[piece.side as usize] += 1;
+            } else {
+                let half = if noise().is_multiple_of(3) { noise() as usize % bytes.len().max(1) } else { 0 };
+                for (from, bytes) in [(0, &bytes[..half]), (half, &bytes[half..])] {
+                    if !bytes.is_empty() {
+                        let offset = piece.offset + (at + from) as u32;
+                        let lost = lost[piece.side as usize];
+                        left.push(Piece { offset, bytes: bytes.to_vec(), lost, ..piece.clone() });
+                    }
+                }
+            }
+            at += same;
+        }
+    }
+    left
+}
+
+#[test]
+fn the_number_of_cases_is_told() {
+    println!("properties: {CUTS} conversations cut anew, {HOLES} with holes");
+}
