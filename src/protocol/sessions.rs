@@ -86,14 +86,14 @@ impl Sessions {
         match *event {
             Event::Facts(connection, facts) => {
                 if !self.sessions.contains_key(&connection) {
-                    self.insert(connection, Session::new(Some(facts), self.limits.bytes_per_connection), out);
+                    self.insert(connection, Session::new(Some(facts)), out);
                 }
                 // What else there is to know comes to those who hear the event itself.
                 self.with(connection, Timestamp::default(), out, |session, _, _| session.facts(facts));
             }
             Event::Data { connection, flow, position, time, bytes, packet_start } => {
                 if !self.sessions.contains_key(&connection) {
-                    self.insert(connection, Session::new(None, self.limits.bytes_per_connection), out);
+                    self.insert(connection, Session::new(None), out);
                 }
                 self.with(connection, time, out, |session, out, ledger| {
                     session.data(flow, position, bytes, packet_start, out, ledger);
