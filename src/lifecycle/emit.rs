@@ -15,6 +15,7 @@ pub(super) const SYSTEM: &str = "rabbitmq";
 pub(super) fn of_message<'a>(message: &'a Message, party: Option<&'a Party>, time: Timestamp) -> Transition<'a> {
     let mut attributes = of_party(party);
     describe(&mut attributes, message);
+    attributes.producer = message.publisher.as_ref().and_then(|publisher| publisher.process.as_ref());
     attributes.exchange = Some(&message.route.exchange);
     attributes.routing_key = Some(&message.route.routing_key);
     Transition {

@@ -42,6 +42,10 @@ impl InFlight {
     const SHOWN_EMPTY: u32 = 90;
 
     pub(super) fn transition(&mut self, line: &Transition<'_>) {
+        // The publish of a copy goes on from the original's state, but ends no delivery of it.
+        if matches!(line.state, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
+            return;
+        }
         let holds = |state: State| matches!(state, State::Dispatched | State::Processing);
         match (line.previous.is_some_and(holds), holds(line.state)) {
             (false, true) => self.add(&line.attributes, line.count),
