@@ -20,7 +20,8 @@ ATTRIBUTES = {
     "destination": "acktrail.dead_letter.destination", "operation": "messaging.operation.name", "error": "error.type",
     "size": "messaging.message.body.size", "vhost": "acktrail.rabbitmq.vhost", "pid": "process.pid", "port": "client.port",
 }
-FIELDS = ("state", "reason", "evidence", "delivery", "corrects", "count")
+FIELDS = ("state", "previous", "reason", "evidence", "delivery", "corrects", "count")
+BOUNDS, TOLERANCE = ("after", "before"), 20_000_000
 # Events that a run without loss must not have.
 TROUBLE = ("resynchronised", "settled_unseen", "fate_unknown", "not_decoded", "evicted", "publish_failed")
 # Events that the truth logs speak of.
@@ -148,6 +149,8 @@ class Checker:
         for key, chains in expected.lines.items():
             seen = groups.pop(key, {})
             loose = expected.copies[key] > 1
+            if loose and not any(line["ambiguous"] for chain in seen.values() for line in chain):
+                result.differences.append(f"{key}: there are several of it, and no line says that it is ambiguous")
             for chain in dict.fromkeys([*chains, *seen]):
                 self._chain(result, key, chain, chains.get(chain, []), seen.get(chain, []), loose)
         for key, chains in groups.items():
@@ -206,6 +209,11 @@ class Checker:
             wrong = None if len(wanted) == len(seen) and all(matches(w, s) for w, s in zip(wanted, seen)) else (wanted, seen)
         if wrong and (wrong[0] or wrong[1]):
             result.differences.append(explain(key, chain, *wrong))
+        if any(bool(line["ambiguous"]) and not loose for line in seen):
+            result.differences.append(f"{key}: called ambiguous, but there is only one of it")
+        for earlier, line in zip(seen, seen[1:]):
+            if chain is not None and not loose and line["previous"] != earlier["state"]:
+                result.differences.append(f"{key}: {show(line)} after {earlier['state']} says that it came from {line['previous']}")
 
     def _order(self, result, lines):
         last = {}
@@ -236,7 +244,8 @@ def unread(wanted):
         if line["state"] == "Processing":
             if _delivery(line) not in settled:
                 continue
-            line["evidence"] = "inferred"
+            # At the latest from the settlement, which comes after the client had it.
+            line["evidence"], line["before"] = "inferred", ANY
         told.append(line)
     return told
 
@@ -256,7 +265,13 @@ def flatten(line):
 
 def matches(wanted, seen):
     """Every expected field is as expected."""
-    return all(value is ANY or same(value, seen.get(field)) for field, value in wanted.items())
+    return all(value is ANY or (within(field, value, seen["at"]) if field in BOUNDS else same(value, seen.get(field)))
+               for field, value in wanted.items())
+
+
+def within(field, bound, at):
+    """The time is on the right side of what the client did. Two programs read the clock in their own ways."""
+    return at >= bound - TOLERANCE if field == "after" else at <= bound + TOLERANCE
 
 
 def same(wanted, seen):
@@ -291,7 +306,7 @@ def explain(key, chain, wanted, seen):
         elif matches(want, have):
             words.append(f"      {show(have)}")
         else:
-            fields = {f: (v, have.get(f)) for f, v in want.items() if v is not ANY and not same(v, have.get(f))}
+            fields = {f: (v, have["at"] if f in BOUNDS else have.get(f)) for f, v in want.items() if not matches({f: v}, have)}
             words.append(f"    ! {show(have)}: " + ", ".join(f"{f} {h!r}, not {w!r}" for f, (w, h) in fields.items()))
     return "\n".join(words)
 

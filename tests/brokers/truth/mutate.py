@@ -7,13 +7,14 @@ import copy
 import datetime
 import random
 
-from .check import ATTRIBUTES, Checker
+from .check import ATTRIBUTES, Checker, nanoseconds
 from .expect import ANY, expect
 from .log import read
 
 
 # From this size on bodies are not read, and a message without an id has no identity.
 FACELESS = 64 * 1024
+SECOND = 1_000_000_000
 
 
 class Lines:
@@ -27,29 +28,27 @@ def render(log):
     """The lines that a perfect agent writes for one log, in an order that keeps every chain's."""
     expected = expect(read(log), log.name.removesuffix(".truth.jsonl"))
     ports = {name: (port, at) for port, at, name in expected.connections}
-    order = {}
-    for connection, keys in expected.publishes.items():
-        for index, key in enumerate(keys):
-            order.setdefault(key, (ports[connection][1], index))
     transitions = []
     last = max((at for _, at, _ in expected.connections), default=0)
-    for key in sorted(expected.lines, key=lambda key: order.get(key, (2**63, 0))):
-        for chain, lines in expected.lines[key].items():
+    for key, chains in expected.lines.items():
+        for chain, lines in chains.items():
+            previous, at = "Created", chains[None][0]["after"] if chains.get(None) else last
             for line in lines:
-                rendered = _line(key, line, ports, last)
+                at = max(at, line.get("after", 0), line.get("before", 0))
+                rendered = _line(key, line, ports, at)
+                rendered["previous"], previous = previous, line["state"]
                 if expected.copies[key] > 1:
-                    rendered["twin"] = True
+                    rendered["twin"] = rendered["ambiguous"] = True
                 if line.get("id") is None and expected.sizes.get(key, 0) >= FACELESS:
                     rendered["faceless"] = True
-                transitions.append(rendered)
-    # Publishes come in the order of their connection, also where one key was published several times.
-    transitions.sort(key=lambda line: line["state"] != "Created")
+                transitions.append((at, rendered))
+    transitions = [rendered for _, rendered in sorted(transitions, key=lambda each: each[0])]
     events = [{"kind": "event", "event": name, "time": _time(last), "attributes": {"client.port": ports[port][0]} if port else {}}
               for name, port in expected.events]
     return transitions, events
 
 
-def _line(key, line, ports, last):
+def _line(key, line, ports, at):
     port = ports[line["port"]][0] if line.get("port") in ports else None
     attributes = {}
     for short, name in ATTRIBUTES.items():
@@ -58,7 +57,7 @@ def _line(key, line, ports, last):
             value = port
         if value is not None and value is not ANY and value != "":
             attributes[name] = value
-    rendered = {"kind": "transition", "time": _time(last + 1), "state": line["state"], "message": f"{_identity(key):032x}",
+    rendered = {"kind": "transition", "time": _time(at), "state": line["state"], "message": f"{_identity(key):032x}",
                 "attributes": attributes, "count": 1}
     for field in ("reason", "evidence", "delivery", "corrects"):
         if line.get(field) not in (None, ANY):
@@ -82,6 +81,8 @@ def spoil(transitions, rng):
     index = rng.randrange(len(transitions))
     line = transitions[index]
     ways = ["lost", "doubled", "state"]
+    ways += ["previous"] if line["state"] == "Processing" and "twin" not in line else []
+    ways += ["time"] if line["state"] in ("Created", "Dispatched", "Processing") else []
     # An identity is only wrong beside another one of the same message.
     several = sum(other["message"] == line["message"] for other in transitions) > 1
     ways += ["identity"] if "faceless" not in line and several else []
@@ -99,10 +100,14 @@ def spoil(transitions, rng):
         transitions.insert(index, copy.deepcopy(line))
     elif way == "state":
         line["state"] = rng.choice([s for s in ("Acknowledged", "DeadLettered", "Created", "Failed") if s != line["state"]])
+    elif way == "time":
+        # Too early for a publish, too late for a delivery.
+        shift = -SECOND if line["state"] == "Created" else SECOND
+        line["time"] = _time(nanoseconds(line["time"]) + shift)
     elif way == "identity":
         line["message"] = "f" * 32
     elif way in line:
-        line[way] = 77 if way == "delivery" else "purged"
+        line[way] = {"delivery": 77, "previous": "Failed"}.get(way, "purged")
     else:
         value = line["attributes"][way]
         line["attributes"][way] = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int) else value + "x"
