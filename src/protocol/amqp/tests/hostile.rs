@@ -24,11 +24,11 @@ fn other_protocols_are_named_once() {
     ] {
         let mut talk = Talk::new(true);
         talk.client(first).client(b"and so on, and so on").client(b"and so on, and so on");
-        talk.broker(b"\x15\x03\x03\x00\x02\x02\x28").client(b"more");
+        talk.broker(wire::PREFACE).client(b"more").hang_up();
         let lines = talk.lines();
         assert_eq!(lines.matches("Trouble(NotThisProtocol)").count(), 1, "{lines}");
         assert_eq!(lines.matches("NotDecoded").count(), 1, "{lines}");
-        assert!(lines.contains(&format!("\"{name}\"")), "{lines}");
+        assert!(lines.contains(&format!("\"{name}\"")) && lines.contains("client=Forward"), "{lines}");
         assert!(talk.sessions.secrets().next().is_some(), "{name}: its login may be in there");
     }
 }

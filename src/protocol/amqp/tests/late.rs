@@ -43,6 +43,8 @@ fn confirms_are_matched_once_the_channel_was_quiet() {
         session client=Forward name=? vhost=? broker=? late
         published 1.0 tag=? to=ex:key size=1
         unmatched 90
+        TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 90, publishes: 1 }
+        confirmed <=90 inferred
         published 1.0 tag=91 to=ex:key size=1
         confirmed 91 inferred",
     );
