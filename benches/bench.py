@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "tests/brokers"))
 from truth.agent import Agent, binary  # noqa: E402
 from truth.broker import Broker  # noqa: E402
 from truth.check import losses  # noqa: E402
-from truth.disturbed import owned  # noqa: E402
+from truth.disturbed import loaded, owned  # noqa: E402
 from truth.places import REPOSITORY, WORK, free_port, spawn, stop  # noqa: E402
 
 MODES = {
@@ -228,9 +228,8 @@ def messages(summary):
 
 def bpf_time(pid):
     """Nanoseconds and runs of the programs that a process holds, since counting was switched on."""
-    done = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, text=True, check=True)
     ours = owned(pid)
-    programs = [program for program in json.loads(done.stdout) if program["id"] in ours]
+    programs = [program for program in loaded() if program["id"] in ours]
     return sum(p.get("run_time_ns", 0) for p in programs), sum(p.get("run_cnt", 0) for p in programs)
 
 

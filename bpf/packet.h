@@ -44,7 +44,7 @@ static __always_inline __u32 skip_ipv6_extensions(struct __sk_buff *skb, __u8 ne
 static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct tcphdr tcp;
+	struct tcphdr *tcp;
 	__u32 offset;
 
 	if (data + sizeof(struct iphdr) > end)
@@ -60,15 +60,17 @@ static __always_inline enum parsed parse(struct __sk_buff *skb, struct packet *p
 		if (!offset)
 			return PARSED_UNREADABLE;
 	}
-	if (bpf_skb_load_bytes(skb, offset, &tcp, sizeof(tcp)))
+	/* The kernel has pulled the headers into the linear part, on both ways; the mask is for the verifier. */
+	tcp = data + (offset & 0x3fff);
+	if ((void *)(tcp + 1) > end)
 		return PARSED_UNREADABLE;
-	offset += tcp.doff * 4;
+	offset += tcp->doff * 4;
 	if (skb->len <= offset)
 		return PARSED_NOTHING;
 	p->payload = offset;
 	p->length = skb->len - offset;
-	p->sequence = bpf_ntohl(tcp.seq) + tcp.syn;
-	p->acknowledged = tcp.ack ? bpf_ntohl(tcp.ack_seq) : 0;
+	p->sequence = bpf_ntohl(tcp->seq) + tcp->syn;
+	p->acknowledged = tcp->ack ? bpf_ntohl(tcp->ack_seq) : 0;
 	return PARSED_PAYLOAD;
 }
 

@@ -113,7 +113,7 @@ static __always_inline bool emit(struct __sk_buff *skb, struct packet *p, struct
 	return emit_65536(skb, p, s, offset, n);
 }
 
-/* More than a record holds: only where BIG TCP is on. */
+/* More than a record holds: BIG TCP, and loopback packets of recent kernels. */
 static __noinline __u32 emit_big(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	__u32 captured = 0, offset = 0;
@@ -185,8 +185,8 @@ static __noinline bool left_to_peer(struct bpf_sock *sk, struct packet *p, struc
 	return true;
 }
 
-/* The state of a socket that has payload on its way; NULL if it is not to be watched. */
-static __noinline struct socket_state *watched(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
+/* Decides about a socket that has payload on its way, by the rules or by that payload. NULL: it is not to be watched. */
+static __noinline struct socket_state *settle(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct tcp_sock *tp;
@@ -195,8 +195,6 @@ static __noinline struct socket_state *watched(struct __sk_buff *skb, struct bpf
 		count_untracked();
 		return NULL;
 	}
-	if (s->generation == control.rules_generation && s->verdict == VERDICT_WATCH && s->announced)
-		return s;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return NULL;
@@ -213,6 +211,19 @@ static __noinline struct socket_state *watched(struct __sk_buff *skb, struct bpf
 	return s;
 }
 
+/* Whether one look-up is enough: the packet's socket is ignored, or its other end takes what it receives. */
+static __always_inline bool uninteresting(struct socket_state *s, __u32 direction)
+{
+	if (s->generation != control.rules_generation)
+		return false;
+	if (s->verdict == VERDICT_IGNORE) {
+		if (s->flags & STATE_SAMPLED_OUT)
+			count_sampled_out();
+		return true;
+	}
+	return direction == INGRESS && s->flags & STATE_PEER_CAPTURED && s->announced;
+}
+
 static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 {
 	struct bpf_sock *sk = skb->sk;
@@ -226,11 +237,8 @@ static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 	if (!sk || sk->protocol != IPPROTO_TCP || sk->state == BPF_TCP_LISTEN)
 		return;
 	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
-	if (s && s->verdict == VERDICT_IGNORE && s->generation == control.rules_generation) {
-		if (s->flags & STATE_SAMPLED_OUT)
-			count_sampled_out();
+	if (s && uninteresting(s, direction))
 		return;
-	}
 	parsed = parse(skb, &p);
 	if (parsed == PARSED_NOTHING)
 		return;
@@ -239,10 +247,9 @@ static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 			count_unreadable();
 		return;
 	}
-	s = watched(skb, sk, &p);
-	if (!s)
-		return;
-	if (!left_to_peer(sk, &p, s))
+	if (!s || s->generation != control.rules_generation || s->verdict != VERDICT_WATCH || !s->announced)
+		s = settle(skb, sk, &p);
+	if (s && !left_to_peer(sk, &p, s))
 		take(skb, &p, s);
 }
 

@@ -30,18 +30,22 @@ int BPF_PROG(acktrail_reads, struct sock *sk)
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	struct tcp_sock *tp;
 	__u32 copied, pid;
+	bool up_to_date;
 
 	(void)ctx;
 	if (!s || s->verdict == VERDICT_IGNORE)
 		return 0;
+	pid = bpf_get_current_pid_tgid() >> 32;
+	up_to_date = s->generation == control.rules_generation;
+	if (up_to_date && s->flags & STATE_BROKER_END && pid == s->owner_pid && s->announced)
+		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
 		return 0;
-	if (s->generation != control.rules_generation)
+	if (!up_to_date)
 		decide(tp, s);
 	if (s->verdict != VERDICT_WATCH)
 		return 0;
-	pid = bpf_get_current_pid_tgid() >> 32;
 	if (pid != s->owner_pid) {
 		set_owner(s, bpf_get_current_task_btf(), pid);
 		s->announced = 0;

@@ -87,7 +87,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
         #[cfg(feature = "kernel")]
         Command::Trace => trace::trace(invocation),
         #[cfg(feature = "kernel")]
-        Command::Doctor => Err(Failure("not yet".to_owned())),
+        Command::Doctor => doctor::doctor(&invocation.config),
         #[cfg(not(feature = "kernel"))]
         Command::Run | Command::Record(_) | Command::Trace | Command::Doctor => {
             Err(Failure("this build cannot capture: it was made without the feature `kernel`".to_owned()))

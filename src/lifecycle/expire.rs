@@ -50,6 +50,9 @@ impl Lifecycles {
         }
         let entry = self.messages.get(reference)?;
         let own = entry.extras.as_ref().and_then(|extras| extras.expiration_ms);
+        if own.is_none() && !self.expiring {
+            return None;
+        }
         if entry.extras.as_ref().is_some_and(|extras| extras.carbon_copies) {
             return None;
         }

@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use std::hash::BuildHasher;
@@ -14,10 +15,18 @@ use crate::time::Timestamp;
 use super::party::Party;
 
 /// Exchange and routing key of a publish, shared by all messages that took it.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug)]
 pub(super) struct Route {
     pub exchange: Name,
     pub routing_key: Name,
+    /// The most queues that a message of this route was seen in.
+    reach: AtomicU32,
+}
+
+impl PartialEq for Route {
+    fn eq(&self, other: &Route) -> bool {
+        self.exchange == other.exchange && self.routing_key == other.routing_key
+    }
 }
 
 /// A time that may not be known, in the space of one: there are many messages.
@@ -116,10 +125,19 @@ impl Message {
         self.body_size = self.body_size.or(size.and_then(|size| NonZeroU64::new(size.saturating_add(1))));
     }
 
-    /// No delivery is outstanding or to come, as far as is known.
-    pub fn is_settled(&self) -> bool {
+    /// Where it belongs, by what may still come.
+    fn list(&self) -> List {
         let ended = matches!(self.state, State::Returned | State::PublishFailed | State::Expired | State::Dropped);
-        (ended || !self.chains.is_empty()) && self.chains.iter().all(|chain| !chain.is_open())
+        let open = self.chains.iter().any(Chain::is_open) || (self.chains.is_empty() && !ended);
+        if open {
+            return List::Active;
+        }
+        // All queues that messages of this route were seen in have acknowledged it: nothing more is to be expected.
+        let own = self.chains.iter().filter(|chain| chain.route.as_ref().is_some_and(|r| Arc::ptr_eq(r, &self.route)));
+        let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
+        let known = self.route.reach.fetch_max(own, Ordering::Relaxed);
+        let acknowledged = self.chains.iter().all(|chain| chain.state == State::Acknowledged);
+        if acknowledged && own >= known { List::Complete } else { List::Settled }
     }
 }
 
@@ -260,6 +278,7 @@ pub(super) struct MessageRef {
 enum List {
     Active,
     Settled,
+    Complete,
 }
 
 const NONE: u32 = u32::MAX;
@@ -307,6 +326,7 @@ pub(super) struct Messages {
     routes: HashMap<(usize, usize), Arc<Route>>,
     active: Ends,
     settled: Ends,
+    complete: Ends,
     next_sequence: u64,
     limits: MessageLimits,
     /// Messages whose fate was open when they had to be forgotten.
@@ -325,11 +345,13 @@ pub struct MessageLimits {
     pub active: usize,
     /// Settled messages, kept for what may still be learned of them (another queue's delivery, a dead letter's arrival).
     pub settled: usize,
+    /// Messages of which nothing more is expected.
+    pub complete: usize,
 }
 
 impl Default for MessageLimits {
     fn default() -> Self {
-        MessageLimits { active: 1_000_000, settled: 16_384 }
+        MessageLimits { active: 1_000_000, settled: 16_384, complete: 1024 }
     }
 }
 
@@ -343,6 +365,7 @@ impl Messages {
             routes: HashMap::new(),
             active: Ends::EMPTY,
             settled: Ends::EMPTY,
+            complete: Ends::EMPTY,
             next_sequence: 0,
             limits,
             evicted_active: 0,
@@ -356,7 +379,7 @@ impl Messages {
 
     /// How many settled messages are remembered.
     pub fn settled(&self) -> usize {
-        self.settled.length
+        self.settled.length + self.complete.length
     }
 
     pub fn get(&self, reference: MessageRef) -> Option<&Message> {
@@ -390,7 +413,8 @@ impl Messages {
                 self.routes.clear();
             }
         }
-        let route = Arc::new(Route { exchange: exchange.clone(), routing_key: routing_key.clone() });
+        let route =
+            Arc::new(Route { exchange: exchange.clone(), routing_key: routing_key.clone(), reach: AtomicU32::new(0) });
         self.routes.insert(key, route.clone());
         route
     }
@@ -429,7 +453,7 @@ impl Messages {
     /// After a message's state changed: moves it to the list where it belongs.
     pub fn settle(&mut self, reference: MessageRef) {
         let Some(message) = self.get(reference) else { return };
-        let list = if message.is_settled() { List::Settled } else { List::Active };
+        let list = message.list();
         if message.list == list {
             return;
         }
@@ -437,6 +461,9 @@ impl Messages {
         self.link(reference.index, list);
         while self.settled.length > self.limits.settled {
             self.remove(self.settled.oldest);
+        }
+        while self.complete.length > self.limits.complete {
+            self.remove(self.complete.oldest);
         }
     }
 
@@ -449,6 +476,15 @@ impl Messages {
             index = message.newer;
             Some(reference)
         })
+    }
+
+    /// The message with this key, where there is exactly one.
+    pub fn only(&self, key: Identity) -> Option<(MessageRef, &Message)> {
+        let key = NonZeroU128::new(key.0)?;
+        match self.by_key.find(self.hasher.hash_one(key), |(other, _)| *other == key)? {
+            (_, Twins::One(index)) => Some((self.reference(*index), self.slot(*index)?)),
+            (_, Twins::Many(_)) => None,
+        }
     }
 
     /// Says that a message is awaited again ([`Chain::is_awaited`]), so that [`Messages::find_awaited`] finds it.
@@ -629,6 +665,7 @@ impl Messages {
         match list {
             List::Active => &mut self.active,
             List::Settled => &mut self.settled,
+            List::Complete => &mut self.complete,
         }
     }
 

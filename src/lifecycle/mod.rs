@@ -89,6 +89,8 @@ pub struct Lifecycles {
     held_bodies: HashMap<u64, MessageRef>,
     /// When messages expire that nobody has been given.
     expiries: BinaryHeap<Reverse<(Timestamp, MessageRef)>>,
+    /// Some queue has a time to live.
+    expiring: bool,
     statistics: Statistics,
 }
 
@@ -125,6 +127,7 @@ impl Lifecycles {
             topologies: HashMap::new(),
             held_bodies: HashMap::new(),
             expiries: BinaryHeap::new(),
+            expiring: false,
             statistics: Statistics::default(),
         }
     }
@@ -224,6 +227,7 @@ impl Lifecycles {
             }
             Operation::QueueDeclared { queue, arguments, messages: _ } => {
                 let party = self.party(connection);
+                self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
                 self.topology(&party).declare_queue(&queue, arguments);
             }
             Operation::QueueEmptied { queue, deleted, messages } => {

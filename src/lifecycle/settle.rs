@@ -1,7 +1,7 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, same_name};
+use super::message::{Chain, Message, MessageRef, Messages, same_name};
 use super::party::Party;
 use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
@@ -84,7 +84,7 @@ impl Lifecycles {
     ) {
         self.forget_body(held);
         // What is settled has been read; the record of it was lost, or the application is on another host.
-        self.processing(time, held, party, Evidence::Inferred, observer);
+        self.messages.processing(time, held, party, Evidence::Inferred, observer);
         let (state, reason, operation) = match outcome {
             Outcome::Acknowledged => (State::Acknowledged, None, "ack"),
             Outcome::RejectedByReject => (State::Rejected, Some(Reason::Rejected), "reject"),
@@ -93,7 +93,7 @@ impl Lifecycles {
             Outcome::RequeuedByNack => (State::Failed, Some(Reason::Requeued), "nack"),
             Outcome::Recovered => (State::Failed, Some(Reason::Recovered), "recover"),
         };
-        let ended = self.end_delivery(time, held, party, observer, |chain, line| {
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
             chain.state = state;
             chain.evidence = Evidence::Observed;
             chain.reason = reason;
@@ -155,41 +155,6 @@ impl Lifecycles {
         quorum && limit.is_some_and(|limit| deliveries.get() > limit)
     }
 
-    /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
-    pub(super) fn end_delivery(
-        &mut self,
-        time: Timestamp,
-        held: &Held,
-        party: &Party,
-        observer: &mut dyn Observer,
-        change: impl FnOnce(&mut Chain, &mut Attributes<'_>),
-    ) -> bool {
-        if !self.is_latest(held) {
-            return false;
-        }
-        let Some(entry) = self.messages.get_mut(held.message) else { return false };
-        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return false };
-        if !chain.is_in_flight() {
-            return false;
-        }
-        let previous = chain.state;
-        let mut settled = Attributes::default();
-        chain.destination = None;
-        change(chain, &mut settled);
-        if matches!(chain.state, State::Failed | State::Rejected) {
-            chain.first_failed.get_or_insert(time);
-        }
-        let Some(chain) = entry.chains.get(held.chain as usize) else { return false };
-        let mut line = emit::of_delivery(entry, chain, held, party, time);
-        line.previous = Some(previous);
-        line.attributes.settlement = settled.settlement;
-        line.attributes.operation = settled.operation;
-        line.attributes.error_code = settled.error_code;
-        observer.transition(&line);
-        self.settle_message(held.message);
-        true
-    }
-
     /// A channel ended: what was outstanding on it comes again, what waited for a confirm never gets one.
     pub(super) fn channel_closed(
         &mut self,
@@ -223,7 +188,7 @@ impl Lifecycles {
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
             if held.doubtful {
-                unknown += u64::from(self.is_latest(&held));
+                unknown += u64::from(self.messages.is_latest(&held));
                 continue;
             }
             self.released(time, &held, reason, error, &party, observer);
@@ -244,7 +209,7 @@ impl Lifecycles {
         party: &Party,
         observer: &mut dyn Observer,
     ) {
-        let ended = self.end_delivery(time, held, party, observer, |chain, line| {
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
             let gone = held.queue_gone;
             chain.state = if gone { State::Dropped } else { State::Failed };
             chain.evidence = emit::evidence(gone);
@@ -415,6 +380,43 @@ impl Lifecycles {
             (false, _) => "bytes of the client lost",
         };
         observer.event(&Event { count: gap.deliveries.or(gap.bytes), detail: Some(detail), ..event });
+    }
+}
+
+impl Messages {
+    /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
+    pub(super) fn end_delivery(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        party: &Party,
+        observer: &mut dyn Observer,
+        change: impl FnOnce(&mut Chain, &mut Attributes<'_>),
+    ) -> bool {
+        if !self.is_latest(held) {
+            return false;
+        }
+        let Some(entry) = self.get_mut(held.message) else { return false };
+        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return false };
+        if !chain.is_in_flight() {
+            return false;
+        }
+        let previous = chain.state;
+        let mut settled = Attributes::default();
+        chain.destination = None;
+        change(chain, &mut settled);
+        if matches!(chain.state, State::Failed | State::Rejected) {
+            chain.first_failed.get_or_insert(time);
+        }
+        let Some(chain) = entry.chains.get(held.chain as usize) else { return false };
+        let mut line = emit::of_delivery(entry, chain, held, party, time);
+        line.previous = Some(previous);
+        line.attributes.settlement = settled.settlement;
+        line.attributes.operation = settled.operation;
+        line.attributes.error_code = settled.error_code;
+        observer.transition(&line);
+        self.settle(held.message);
+        true
     }
 }
 

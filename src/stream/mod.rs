@@ -11,6 +11,8 @@ mod sequence;
 mod statistics;
 mod streams;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use statistics::{HoleCount, Statistics};
 pub use streams::{Limits, Streams};

@@ -107,7 +107,7 @@ impl Streams {
         }
     }
 
-    /// When [`Streams::handle_timeout`] should be called next, if no record comes before.
+    /// When [`Streams::handle_timeout`] should be called next, if no record comes before. It may find nothing to do.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.deadlines.peek().map(|Reverse((at, ..))| *at)
     }

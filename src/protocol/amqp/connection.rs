@@ -72,9 +72,6 @@ impl Connection {
 
     /// Takes a method of channel 0.
     pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) {
-        if !matches!(method, Method::Start { .. } | Method::StartOk { .. } | Method::Other) {
-            self.logged_in = true;
-        }
         match method {
             Method::Start { server_properties } => {
                 self.facts.broker = product(*server_properties, out);

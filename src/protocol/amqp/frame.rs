@@ -88,7 +88,7 @@ enum State {
 
 impl Decoder {
     /// A decoder at a flow's first byte, or somewhere in it (`late`).
-    pub fn new(late: bool, room: usize) -> Decoder {
+    pub fn new(late: bool) -> Decoder {
         Decoder {
             position: 0,
             state: if late { State::Lost } else { State::Start },
@@ -96,7 +96,7 @@ impl Decoder {
             head_length: 0,
             buffer: Vec::new(),
             frame_max: None,
-            room,
+            room: 0,
             last_body: None,
         }
     }
@@ -124,11 +124,16 @@ impl Decoder {
         self.buffer = Vec::new();
     }
 
-    /// A frame's head is at `position`.
-    pub fn resume(&mut self, position: Position) {
+    /// A frame's head is at `position`, or (then `preface`) the protocol header.
+    pub fn resume(&mut self, position: Position, preface: bool) {
         self.position = position;
-        self.state = State::Boundary;
+        self.state = if preface { State::Start } else { State::Boundary };
         self.head_length = 0;
+    }
+
+    /// Sets how many bytes may be buffered now.
+    pub fn set_room(&mut self, room: usize) {
+        self.room = room;
     }
 
     /// Sets the negotiated frame size; 0 means no limit.
@@ -382,7 +387,7 @@ impl Decoder {
             let missing = wanted.saturating_sub(self.buffer.len() as u32);
             if missing > 0 {
                 let taken = self.advance(input, missing as usize);
-                self.buffer.extend_from_slice(taken);
+                self.keep(taken, size);
                 self.state = State::Payload { kind, channel, size, seen: seen + taken.len() as u32, told };
                 if taken.is_empty() {
                     return None;
@@ -405,6 +410,16 @@ impl Decoder {
             self.state = State::Boundary;
             return Some(Copied::Whole);
         }
+    }
+
+    /// Adds to the buffer, which grows by doubling, but never beyond the frame's size.
+    fn keep(&mut self, bytes: &[u8], size: u32) {
+        let length = self.buffer.len();
+        if self.buffer.capacity() < length + bytes.len() {
+            let doubled = length.min((size as usize).saturating_sub(length));
+            self.buffer.reserve_exact(bytes.len().max(doubled));
+        }
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// How much of the payload being copied is no secret; `None`: not known before more of it has come.
