@@ -80,6 +80,27 @@ class Agent:
         self.process.send_signal(signal.SIGCONT)
 
 
+class Recorder(Agent):
+    """`acktrail record` instead: a recording of what the kernel delivers."""
+
+    def __init__(self, directory, port):
+        super().__init__(directory, port, name="record")
+        self.file = directory / "recording.acktrail"
+
+    def command(self):
+        """What is started."""
+        return [binary(), "record", str(self.file), "--config", str(self._config), "--port", str(self.port), "--ready-file",
+                str(self._ready)]
+
+    def stop(self):
+        """SIGTERM."""
+        if self.process is None:
+            return
+        status, self.process = stop(self.process, patience=20), None
+        if status != 0:
+            raise RuntimeError(f"acktrail record ended with status {status}: {self.errors.read_text()[-2000:]}")
+
+
 def replay(capture, port, directory, *options, name="replay"):
     """`acktrail replay` of a capture file: the path of its lines, and its summary."""
     lines, summary = directory / f"{name}.jsonl", directory / f"{name}.summary.json"

@@ -228,16 +228,21 @@ class Checker:
 
 def unread(wanted):
     """What a capture file can say: no processes, and Processing only as far as a settlement tells of it."""
+    settled = {_delivery(line) for line in wanted if line["state"] in ("Acknowledged", "Rejected")
+               or line["reason"] in ("requeued", "recovered")}
     told = []
-    for line, after in zip(wanted, [*wanted[1:], {"state": None}]):
+    for line in wanted:
         line = {field: value for field, value in line.items() if field != "pid"}
         if line["state"] == "Processing":
-            settled = after["state"] in ("Acknowledged", "Rejected") or after.get("reason") in ("requeued", "recovered")
-            if not settled:
+            if _delivery(line) not in settled:
                 continue
             line["evidence"] = "inferred"
         told.append(line)
     return told
+
+
+def _delivery(line):
+    return line.get("port"), line.get("ctag"), line.get("tag")
 
 
 def flatten(line):

@@ -9,10 +9,6 @@ An expected line is a dict. A field that is not in it is not compared; a field t
 import collections
 
 
-# What becomes of a message after its delivery is over: no delivery's tag belongs there.
-AFTERWARDS = ("Retrying", "DeadLettered", "Dropped")
-
-
 class Expected:
     """All of one scenario: `lines[key][chain]` is a list of lines, `events` a list of (name, connection)."""
 
@@ -149,8 +145,6 @@ class _Rules:
             self.open[entry["chan"], entry["tag"]] = entry
 
     def _line(self, entry, state, **more):
-        if state in AFTERWARDS:
-            more = {"tag": None, "ctag": None, "redelivered": None, **more}
         connection = self.connection(entry["chan"])
         self.out.lines[entry["key"]][self.chain(entry)].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],

@@ -34,7 +34,9 @@ class Capture:
 def methods(path, port):
     """Counts of (connection, channel, class, method, sender): connections are numbered in the order in which they begin,
     the sender is `client` or `broker`."""
-    command = ["tshark", "-r", str(path), "-d", f"tcp.port=={port},amqp", "-Y", "amqp.method.class", "-T", "pdml"]
+    # Two cores may hand packets of one direction to the capture in the wrong order, also on the loopback interface.
+    command = ["tshark", "-r", str(path), "-d", f"tcp.port=={port},amqp", "-o", "tcp.reassemble_out_of_order:TRUE",
+               "-Y", "amqp.method.class", "-T", "pdml"]
     counts = collections.Counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     show = re.compile(r'name="(tcp\.srcport|tcp\.stream|amqp\.channel|amqp\.method\.class|amqp\.method\.method)"'
