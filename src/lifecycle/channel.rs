@@ -135,7 +135,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    const MOST_RECENT: usize = 256;
+    const MOST_RECENT: usize = 4096;
 
     /// Remembers a publish that no confirm will name.
     pub fn remember(&mut self, message: MessageRef) {
@@ -143,6 +143,17 @@ impl Channel {
             self.recent.pop_front();
         }
         self.recent.push_back(message);
+    }
+
+    /// The last `publishes` without a tag count from `first` on, as was inferred.
+    pub fn learn_tags(&mut self, first: u64, publishes: u64) {
+        let known = usize::try_from(publishes).unwrap_or(usize::MAX).min(self.recent.len());
+        let Some(first) = first.checked_add(publishes - known as u64) else { return };
+        let learned = self.recent.split_off(self.recent.len() - known);
+        for (tag, message) in (first..).zip(learned) {
+            // Tags that are known already are later ones; a contradiction is dropped, not guessed at.
+            let _ = self.unconfirmed.push(tag, message);
+        }
     }
 
     /// The publishes of this channel whose fate the broker has not told, oldest first.

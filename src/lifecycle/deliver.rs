@@ -321,7 +321,9 @@ impl Lifecycles {
         }
         let Lifecycles { messages, connections, .. } = self;
         let Some(Connection { party, channels, unread, .. }) = connections.get_mut(&connection) else { return };
-        while let Some(Unread { channel, what, .. }) = unread.pop_front_if(|unread| unread.end <= position) {
+        while unread.front().is_some_and(|unread| unread.end <= position)
+            && let Some(Unread { channel, what, .. }) = unread.pop_front()
+        {
             let channel = channels.get(&(channel.number, channel.incarnation));
             match what {
                 Reading::Settled(tag) => {

@@ -173,6 +173,7 @@ impl Lifecycles {
             Operation::PublishFailed { channel, tags, inferred } => {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }
+            Operation::TagsLearned { channel, first, publishes } => self.channel(channel).learn_tags(first, publishes),
             Operation::UnmatchedConfirm { .. } => self.statistics.unmatched_confirms += 1,
             Operation::Returned { channel, error, destination, message } => {
                 self.returned(time, channel, &error, &destination, &message, observer);

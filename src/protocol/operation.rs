@@ -246,6 +246,17 @@ pub enum Operation {
         /// It refused them.
         refused: bool,
     },
+    /// The numbers of publishes that had none were inferred: the last `publishes` of this channel with `tag: None` count from
+    /// `first` on, in their order. What the broker said of them before follows as [`Operation::PublishFailed`] and
+    /// [`Operation::Confirmed`], both `inferred`.
+    TagsLearned {
+        /// Where.
+        channel: ChannelId,
+        /// The tag of the first of them.
+        first: u64,
+        /// How many.
+        publishes: u64,
+    },
     /// The broker gave a mandatory message back. Its confirm, if the channel has any, still follows.
     Returned {
         /// Where.

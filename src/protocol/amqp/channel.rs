@@ -1,6 +1,6 @@
 //! One channel: contents, deliveries, settlements, confirms, transactions.
 
-use super::confirm::{Confirms, Match};
+use super::confirm::{Answer, Confirms};
 use super::consumers::{self, Consumers};
 use super::content::{Content, Lead, Source};
 use super::header::Header;
@@ -118,6 +118,7 @@ impl Channel {
         if self.contents[index(from)].take().is_some() {
             out.trouble(Trouble::UnexpectedFrame);
         }
+        self.learn_tags(out);
         match (*method, from) {
             (Method::Publish { exchange, routing_key, mandatory }, _) => {
                 self.publish(exchange, routing_key, mandatory, out)
@@ -153,8 +154,8 @@ impl Channel {
                     out,
                 );
             }
-            (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tag, multiple, false, out),
-            (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tag, multiple, true, out),
+            (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tags(tag, multiple), false, out),
+            (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tags(tag, multiple), true, out),
             (Method::ConfirmSelect, _) => self.confirms.select(),
             (Method::TxSelect | Method::TxSelectOk, _) => drop(self.transactions.get_or_insert_default()),
             (Method::TxCommit, _) => self.end_transaction(true, out),
@@ -409,18 +410,41 @@ impl Channel {
         });
     }
 
-    fn answer(&mut self, tag: u64, multiple: bool, refused: bool, out: &mut Output<'_>) {
-        let (channel, tags) = (self.id, tags(tag, multiple));
-        let inferred = match self.confirms.answered(tag, out.time) {
-            Match::Counted => false,
-            Match::Inferred => true,
-            Match::Unmatched => return out.push(Operation::UnmatchedConfirm { channel, tags, refused }),
-            Match::Unexpected => return out.trouble(Trouble::UnexpectedFrame),
-        };
+    /// The broker answers for publishes.
+    fn answer(&mut self, tags: Tags, refused: bool, out: &mut Output<'_>) {
+        let channel = self.id;
+        let answer = self.confirms.answered(tags, refused, out.time);
+        if answer == Answer::default() {
+            return out.trouble(Trouble::UnexpectedFrame);
+        }
+        if let Some((tags, inferred)) = answer.known {
+            self.say_answered(tags, refused, inferred, out);
+        }
+        if let Some(tags) = answer.unmatched {
+            out.push(Operation::UnmatchedConfirm { channel, tags, refused });
+        }
+    }
+
+    fn say_answered(&mut self, tags: Tags, refused: bool, inferred: bool, out: &mut Output<'_>) {
+        let channel = self.id;
         out.push(match refused {
             false => Operation::Confirmed { channel, tags, inferred },
             true => Operation::PublishFailed { channel, tags, inferred },
         });
+    }
+
+    /// Time has passed, which may tell which publishes the broker has answered for.
+    pub fn learn_tags(&mut self, out: &mut Output<'_>) {
+        let Some(learned) = self.confirms.learn(out.time) else { return };
+        if learned.publishes == 0 {
+            return;
+        }
+        let (channel, first) = (self.id, learned.first);
+        out.push(Operation::TagsLearned { channel, first, publishes: learned.publishes });
+        for tags in learned.refused {
+            self.say_answered(tags, true, true, out);
+        }
+        self.say_answered(Tags::UpTo(learned.answered), false, true, out);
     }
 }
 

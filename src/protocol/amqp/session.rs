@@ -263,13 +263,20 @@ impl State {
                 }
             }
             Item::FrameLost { channel, size, trouble } => self.frame_lost(flow, channel, size, trouble, end, out),
-            Item::Heartbeat => self.prove(),
+            Item::Heartbeat => {
+                self.prove();
+                self.connection.channels.values_mut().for_each(|channel| channel.learn_tags(out));
+            }
             Item::Lost(_) => {}
         }
         self.tell_facts(out);
     }
 
     fn preface(&mut self, flow: Flow, first: &[u8], end: Position, out: &mut Output<'_>) {
+        // A broker that refuses what a client speaks answers with the header that it would have liked, and hangs up.
+        if self.foreign && first.starts_with(b"AMQP") {
+            return;
+        }
         if first == PREFACE {
             if !self.client_proved {
                 self.set_client(flow);
@@ -277,9 +284,7 @@ impl State {
             }
             return self.prove();
         }
-        // A broker that refuses a client's version answers with the one that it speaks, and hangs up.
-        let refusal = first.starts_with(b"AMQP") && self.peer(flow) == Some(Peer::Broker);
-        if !refusal && !detect::is_proxy_header(first) {
+        if !detect::is_proxy_header(first) {
             self.foreign(detect::name(first), flow, end - first.len() as u64, out);
         }
     }

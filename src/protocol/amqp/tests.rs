@@ -283,9 +283,9 @@ fn settlements_of_every_kind() {
         settled all Acknowledged
         settled <=5 Acknowledged
         settled 6 RequeuedByNack
-        settled <=7 Rejected
+        settled <=7 RejectedByNack
         settled 8 RequeuedByReject
-        settled 9 Rejected
+        settled 9 RejectedByReject
         settled all Recovered
         settled all Recovered",
     );

@@ -82,7 +82,10 @@ fn in_the_clients_flow_make_publish_tags_unknown() {
         published 1.0 tag=1 to=ex:key size=1
         gap client channel=* bytes=53 deliveries=?
         published 1.0 tag=? to=ex:key size=1
+        confirmed <=1
         unmatched <=3
+        TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 3, publishes: 1 }
+        confirmed <=3 inferred
         published 1.0 tag=4 to=ex:key size=1
         confirmed 4 inferred",
     );

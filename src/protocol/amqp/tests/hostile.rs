@@ -24,11 +24,11 @@ fn other_protocols_are_named_once() {
     ] {
         let mut talk = Talk::new(true);
         talk.client(first).client(b"and so on, and so on").client(b"and so on, and so on");
-        talk.broker(b"\x15\x03\x03\x00\x02\x02\x28").client(b"more");
+        talk.broker(wire::PREFACE).client(b"more").hang_up();
         let lines = talk.lines();
         assert_eq!(lines.matches("Trouble(NotThisProtocol)").count(), 1, "{lines}");
         assert_eq!(lines.matches("NotDecoded").count(), 1, "{lines}");
-        assert!(lines.contains(&format!("\"{name}\"")), "{lines}");
+        assert!(lines.contains(&format!("\"{name}\"")) && lines.contains("client=Forward"), "{lines}");
         assert!(talk.sessions.secrets().next().is_some(), "{name}: its login may be in there");
     }
 }
@@ -139,7 +139,7 @@ fn more_of_everything_than_the_budget_allows() {
     let mut talk = Talk::new(true);
     let limits = Limits { connections: 2, bytes: 64 << 10, bytes_per_connection: 48 << 10 };
     talk.sessions = Sessions::new(limits);
-    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
     let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start: true };
     talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
     talk.client(wire::PREFACE);
