@@ -109,8 +109,11 @@ def judge(words, log, lines, windows, tally, torn=False):
 def older(line):
     """A line of a connection that is older than the agent: its virtual host, and its queues' declarations, were not seen."""
     line = {**line, "vhost": ANY}
-    if line["state"] in ("Confirmed", "DeadLettered"):
+    if line["state"] == "Confirmed":
         line["evidence"] = ANY
+    elif line["state"] == "DeadLettered":
+        # Known only from where it arrives.
+        line.update(evidence=ANY, tag=ANY, ctag=ANY, redelivered=ANY, after=ANY)
     return line
 
 
