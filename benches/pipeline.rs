@@ -59,6 +59,7 @@ fn time(packets: &[(bool, Vec<u8>)], mut handle: impl FnMut(&mut Streams, &Recor
             broker_port: Some(5672),
             send_next: 0,
             copied: 0,
+            reads_seen: true,
             from_start: true,
             owner: None,
         };

@@ -12,15 +12,20 @@
 //! `capture`, `stream`, `protocol` and `lifecycle` are pure: no clock, no IO, no threads. Time and input are passed in,
 //! so that a recording gives the same lines as the live kernel did. `ARCHITECTURE.md` says why.
 
+pub mod agent_socket;
 pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod export;
+pub mod filter;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod lifecycle;
 pub mod names;
 pub mod pipeline;
 pub mod protocol;
+pub mod row;
 pub mod stream;
+pub mod suggest;
 pub mod time;
+pub mod units;

@@ -1,1 +1,213 @@
-//! Joins the stages.
+//! Joins the pure stages: records in, transitions and events out.
+
+use crate::capture::{Cookie, Counters, Direction, Record};
+use crate::export::summary::{CaptureTotals, Loss, LossTable};
+use crate::lifecycle::transition::Observer;
+use crate::lifecycle::{self, Lifecycles, MessageLimits};
+use crate::protocol::operation::{Observed, Operation};
+use crate::protocol::{self, Sessions, Trouble};
+use crate::stream::{self, Event, HoleCause, Streams};
+use crate::time::Timestamp;
+
+/// Bounds of all stages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Connections and waiting bytes.
+    pub stream: stream::Limits,
+    /// Sessions.
+    pub protocol: protocol::Limits,
+    /// Messages.
+    pub messages: MessageLimits,
+}
+
+/// Bytes of a login in a recording: whose, from which TCP sequence number, how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// The sockets and directions at which these bytes were taken.
+    pub taps: Vec<(Cookie, Direction)>,
+    /// Sequence number of the first.
+    pub start: u32,
+    /// How many.
+    pub length: u64,
+}
+
+/// The stages from `stream` to `lifecycle`, in a row.
+pub struct Pipeline {
+    streams: Streams,
+    sessions: Sessions,
+    lifecycles: Lifecycles,
+    operations: Vec<Observed>,
+    counters: Counters,
+    troubles: Troubles,
+    connections: u64,
+}
+
+/// How often each trouble was met, in the order of [`Trouble::ALL`].
+type Troubles = [u64; Trouble::ALL.len()];
+
+impl Pipeline {
+    /// Nothing seen yet.
+    pub fn new(limits: Limits) -> Pipeline {
+        Pipeline {
+            streams: Streams::new(limits.stream),
+            sessions: Sessions::new(limits.protocol),
+            lifecycles: Lifecycles::new(limits.messages),
+            operations: Vec::new(),
+            counters: Counters::default(),
+            troubles: Troubles::default(),
+            connections: 0,
+        }
+    }
+
+    /// Takes one record; what follows from it goes to `observer` before this returns.
+    pub fn handle(&mut self, record: &Record<'_>, observer: &mut dyn Observer) {
+        if let Record::Counters(counters) = record {
+            self.counters = *counters;
+        }
+        // What was due before this record comes before it, so that a replay says the same as the live run.
+        if self.poll_timeout().is_some_and(|due| due <= record.time()) {
+            self.handle_timeout(record.time(), observer);
+        }
+        let (streams, mut stages) = self.split();
+        streams.handle_record(record, &mut |event| stages.follow(&event, observer));
+    }
+
+    /// Time has passed: gives up what was waited for.
+    pub fn handle_timeout(&mut self, now: Timestamp, observer: &mut dyn Observer) {
+        let (streams, mut stages) = self.split();
+        streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
+        self.lifecycles.handle_timeout(now, observer);
+    }
+
+    /// When [`Pipeline::handle_timeout`] has something to do, if no record comes before.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        [self.streams.poll_timeout(), self.lifecycles.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// The bytes of logins seen since the last call: whoever keeps records must wipe them.
+    pub fn take_secrets(&mut self) -> Vec<Secret> {
+        let mut secrets = Vec::new();
+        for (connection, flow, range) in self.sessions.secrets() {
+            // A position's low 32 bits are its sequence number.
+            let start = (range.start & 0xffff_ffff) as u32;
+            let taps = self.streams.taps(connection, flow).collect();
+            secrets.push(Secret { taps, start, length: range.end.saturating_sub(range.start) });
+        }
+        secrets
+    }
+
+    /// Counts every method from now on ([`Sessions::method_counts`]).
+    pub fn count_methods(&mut self) {
+        self.sessions.count_methods();
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Connections seen so far.
+    pub fn connections(&self) -> u64 {
+        self.connections
+    }
+
+    fn split(&mut self) -> (&mut Streams, Stages<'_>) {
+        let Pipeline { streams, sessions, lifecycles, operations, troubles, connections, .. } = self;
+        (streams, Stages { sessions, lifecycles, operations, troubles, connections })
+    }
+
+    /// The state machine's own counters.
+    pub fn lifecycles(&self) -> &Lifecycles {
+        &self.lifecycles
+    }
+
+    /// What the capture and the stages did and lost.
+    pub fn totals(&self) -> CaptureTotals {
+        let streams = self.streams.statistics();
+        let counters = &self.counters;
+        let holes = streams.holes.iter().map(|count| count.holes).sum();
+        // A replay of another tool's capture has no counters of the kernel.
+        let counted = counters.packets > 0;
+        CaptureTotals {
+            segments: if counted { counters.packets } else { streams.segments },
+            bytes: if counted { counters.payload_bytes } else { streams.bytes_seen },
+            captured_bytes: if counted { counters.captured_bytes } else { streams.bytes_seen },
+            skipped_bytes: counters.skipped_bytes,
+            holes,
+            lost: self.losses(),
+        }
+    }
+
+    fn losses(&self) -> LossTable {
+        let counters = &self.counters;
+        let streams = self.streams.statistics();
+        let mut losses = vec![
+            loss("kernel", "ring_full", counters.ring_full_records, "record"),
+            loss("kernel", "ring_full_bytes", counters.ring_full_bytes, "byte"),
+            loss("kernel", "unreadable", counters.unreadable_packets, "segment"),
+            loss("kernel", "untracked", counters.untracked_sockets, "socket"),
+            loss("kernel", "sampled_out", counters.sampled_out_packets, "segment"),
+            loss("stream", "ring_full", streams.holes_of(HoleCause::RingFull).bytes, "byte"),
+            loss("stream", "missing", streams.holes_of(HoleCause::Missing).bytes, "byte"),
+            loss("stream", "missing_unknown", streams.holes_of(HoleCause::Missing).unknown, "hole"),
+            loss("stream", "unannounced", streams.bytes_unannounced, "byte"),
+            loss("stream", "stray", streams.bytes_stray, "byte"),
+            loss("stream", "evicted", streams.bytes_evicted, "byte"),
+            loss("stream", "evicted_connections", streams.evicted_connections, "connection"),
+        ];
+        let troubles = Trouble::ALL.iter().zip(self.troubles);
+        losses.extend(troubles.map(|(trouble, count)| loss("protocol", trouble.name(), count, "frame")));
+        losses.push(loss("protocol", "evicted_sessions", self.sessions.evicted(), "connection"));
+        let lifecycle::Statistics {
+            evicted_messages,
+            unknown_fates,
+            lost_deliveries,
+            unmatched_settlements,
+            unmatched_confirms,
+            refused_declarations,
+        } = self.lifecycles.statistics();
+        losses.extend([
+            loss("lifecycle", "evicted", evicted_messages, "message"),
+            loss("lifecycle", "fate_unknown", unknown_fates, "delivery"),
+            loss("lifecycle", "lost_deliveries", lost_deliveries, "delivery"),
+            loss("lifecycle", "unmatched_settlements", unmatched_settlements, "settlement"),
+            loss("lifecycle", "unmatched_confirms", unmatched_confirms, "confirm"),
+            loss("lifecycle", "refused_declarations", refused_declarations, "declaration"),
+        ]);
+        losses
+    }
+}
+
+fn loss(stage: &'static str, reason: &'static str, count: u64, unit: &'static str) -> Loss {
+    Loss { stage, reason, count, unit }
+}
+
+/// The stages behind the streams.
+struct Stages<'a> {
+    sessions: &'a mut Sessions,
+    lifecycles: &'a mut Lifecycles,
+    operations: &'a mut Vec<Observed>,
+    troubles: &'a mut Troubles,
+    connections: &'a mut u64,
+}
+
+impl Stages<'_> {
+    fn follow(&mut self, event: &Event<'_>, observer: &mut dyn Observer) {
+        if let Event::Facts(connection, facts) = event {
+            *self.connections = (*self.connections).max(connection.0 + 1);
+            self.lifecycles.handle_facts(*connection, facts);
+        }
+        self.sessions.handle_event(event, self.operations);
+        for observed in self.operations.drain(..) {
+            if let Operation::Trouble(trouble) = &observed.operation
+                && let Some(place) = Trouble::ALL.iter().position(|other| other == trouble)
+            {
+                self.troubles[place] += 1;
+            }
+            self.lifecycles.handle(observed, observer);
+        }
+        if let Event::Closed { connection, time } = event {
+            self.lifecycles.handle_closed(*connection, *time, observer);
+        }
+    }
+}

@@ -1,3 +1,330 @@
 //! One state machine for every message: operations in, transitions out.
+//!
+//! ```text
+//!               ┌────────► Returned (unroutable)      ┌──► Acknowledged
+//! Created ──► (Confirmed) ──► Dispatched ──► Processing ──► Rejected ──► DeadLettered | Dropped | Retrying
+//!               └────────► PublishFailed              │        ▲
+//!                          Expired ◄── (in the queue) └──► Failed ──► Retrying ──► Dispatched …
+//! ```
+//!
+//! A message has a state of its own until its first delivery (left half), and a *chain* of deliveries for each queue that
+//! it was seen in (right half). What each operation does in which state:
+//!
+//! | operation | state before | state after |
+//! | --- | --- | --- |
+//! | published | | Created |
+//! | confirmed | Created | Confirmed |
+//! | publish refused, or its channel lost | Created | PublishFailed |
+//! | returned | Created | Returned; a confirm that follows changes nothing |
+//! | delivered | none, or Retrying in this queue | Dispatched |
+//! | delivered again | Dispatched, Processing (the loss was not seen) | Failed, Retrying, Dispatched |
+//! | delivered with x-death of this queue | Rejected, DeadLettered, Dropped | Retrying, Dispatched |
+//! | delivered with x-death of other queues | any but Acknowledged, in those | DeadLettered there; Dispatched here |
+//! | its time to live passes | Created, Confirmed | Expired, then DeadLettered where the queue's declaration says so |
+//! | read | Dispatched | Processing; with no-ack Acknowledged at once |
+//! | acknowledged | Dispatched, Processing | Acknowledged |
+//! | rejected | Dispatched, Processing | Rejected, then what the queue's declaration says: DeadLettered, Dropped or Retrying |
+//! | requeued, recovered, channel or connection ended | Dispatched, Processing | Failed, then Retrying, or DeadLettered at the delivery limit |
+//!
+//! An inferred state that later evidence contradicts is taken back: the line that replaces it says so in `corrects`.
 
+mod channel;
+mod dead_letter;
+mod deliver;
+mod emit;
+mod expire;
+mod message;
+mod party;
+mod publish;
+mod settle;
+mod topology;
 pub mod transition;
+
+#[cfg(test)]
+mod transcript;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use channel::{Channel, Held};
+use message::{MessageRef, Messages};
+use party::Party;
+use topology::Topology;
+use transition::{Event, Evidence, Observer};
+
+use crate::names::Name;
+use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
+use crate::stream::{ConnectionId, Facts, Flow, Position};
+use crate::time::Timestamp;
+
+pub use message::MessageLimits;
+
+/// What the state machine could not follow, cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Messages forgotten with an open fate, because the table was full.
+    pub evicted_messages: u64,
+    /// Deliveries whose settlement may have been lost, at the end of their channel.
+    pub unknown_fates: u64,
+    /// Deliveries that a hole took, as the next delivery tag told.
+    pub lost_deliveries: u64,
+    /// Settlements of deliveries that were not seen (before the capture began, or lost).
+    pub unmatched_settlements: u64,
+    /// Confirms of publishes that were not seen.
+    pub unmatched_confirms: u64,
+    /// Declarations that found no room.
+    pub refused_declarations: u64,
+}
+
+/// The state machine of all messages.
+pub struct Lifecycles {
+    messages: Messages,
+    connections: HashMap<ConnectionId, Connection>,
+    /// Declarations by broker port and virtual host.
+    topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
+    /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
+    held_bodies: HashMap<u64, MessageRef>,
+    /// When messages expire that nobody has been given.
+    expiries: BinaryHeap<Reverse<(Timestamp, MessageRef)>>,
+    /// Some queue has a time to live.
+    expiring: bool,
+    statistics: Statistics,
+}
+
+struct Connection {
+    facts: Option<Facts>,
+    session: Option<Arc<SessionFacts>>,
+    party: Arc<Party>,
+    channels: HashMap<(u16, u32), Channel>,
+    /// The incarnations that ended, by number: what a client still sends on them is not taken.
+    ended: HashMap<u16, u32>,
+    /// Deliveries that the application has not read yet, in order.
+    unread: VecDeque<Unread>,
+}
+
+struct Unread {
+    end: Position,
+    channel: ChannelId,
+    what: Reading,
+}
+
+enum Reading {
+    /// A settlement will follow: the delivery with this tag.
+    Settled(u64),
+    /// Settled by being sent; reading is all that is left.
+    Automatic(Box<Held>),
+}
+
+impl Lifecycles {
+    /// Nothing known yet.
+    pub fn new(limits: MessageLimits) -> Lifecycles {
+        Lifecycles {
+            messages: Messages::new(limits),
+            connections: HashMap::new(),
+            topologies: HashMap::new(),
+            held_bodies: HashMap::new(),
+            expiries: BinaryHeap::new(),
+            expiring: false,
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// What could not be followed so far.
+    pub fn statistics(&self) -> Statistics {
+        let refused = self.topologies.values().map(|topology| topology.refused).sum();
+        Statistics { evicted_messages: self.messages.evicted_active, refused_declarations: refused, ..self.statistics }
+    }
+
+    /// Messages whose fate is open.
+    pub fn open_messages(&self) -> usize {
+        self.messages.active()
+    }
+
+    /// Settled messages that are still remembered.
+    pub fn remembered_messages(&self) -> usize {
+        self.messages.settled()
+    }
+
+    /// The transport knows a connection, or knows more about it.
+    pub fn handle_facts(&mut self, connection: ConnectionId, facts: &Facts) {
+        let known = self.connection(connection);
+        known.facts = Some(facts.clone());
+        known.party = Party::new(connection, known.facts.as_ref(), known.session.as_deref());
+    }
+
+    /// A connection's both ends are gone; its channels' ends came before as operations.
+    pub fn handle_closed(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
+        self.drop_unread(connection, time, observer);
+        self.connections.remove(&connection);
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, observed: Observed, observer: &mut dyn Observer) {
+        let Observed { time, connection, operation } = observed;
+        match operation {
+            Operation::Session(facts) => self.session(connection, facts),
+            Operation::Published { channel, tag, destination, mandatory: _, message } => {
+                self.published(time, channel, tag, &destination, message, observer);
+            }
+            Operation::Confirmed { channel, tags, inferred } => self.confirmed(time, channel, tags, inferred, observer),
+            Operation::PublishFailed { channel, tags, inferred } => {
+                self.publish_refused(time, channel, tags, inferred, observer);
+            }
+            Operation::TagsLearned { channel, first, publishes } => self.channel(channel).learn_tags(first, publishes),
+            Operation::UnmatchedConfirm { .. } => self.statistics.unmatched_confirms += 1,
+            Operation::Returned { channel, error, destination, message } => {
+                self.returned(time, channel, &error, &destination, &message, observer);
+            }
+            Operation::Delivered {
+                channel,
+                tag,
+                consumer,
+                queue,
+                automatic,
+                redelivered,
+                destination,
+                message,
+                flow: _,
+                end,
+            } => {
+                let delivery = deliver::Delivery { channel, tag, consumer, queue, automatic, redelivered, end };
+                self.delivered(time, delivery, &destination, message, observer);
+            }
+            Operation::Read { flow, position } => self.read(time, connection, flow, position, observer),
+            Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
+            Operation::SettleFailed { channel, tag, error } => {
+                let event = self.event(time, channel.connection, "settle_failed");
+                let mut event = Event { detail: Some(&error.text), ..event };
+                event.attributes.delivery_tag = tag;
+                event.attributes.error_code = Some(error.code);
+                event.attributes.error_text = Some(&error.text);
+                observer.event(&event);
+            }
+            Operation::ChannelOpened(channel) => {
+                self.channel(channel).complete = true;
+            }
+            Operation::ChannelClosed { channel, by, error, connection } => {
+                self.channel_closed(time, channel, by, error.as_ref(), connection, observer);
+            }
+            Operation::ConsumerStarted { channel, consumer, queue, automatic: _, learned } => {
+                let event = self.event(time, channel.connection, "consumer_started");
+                let mut event = Event { evidence: emit::evidence(learned), ..event };
+                event.attributes.consumer_tag = Some(&consumer);
+                event.attributes.queue = Some(&queue);
+                observer.event(&event);
+            }
+            Operation::ConsumerCancelled { channel, consumer, queue, by } => {
+                if by == crate::protocol::operation::Peer::Broker {
+                    self.channel(channel).cancelled_by_broker = true;
+                }
+                let event = self.event(time, channel.connection, "consumer_cancelled");
+                let mut event = Event { detail: Some(settle::peer_name(by)), ..event };
+                event.attributes.consumer_tag = Some(&consumer);
+                event.attributes.queue = queue.as_ref();
+                observer.event(&event);
+            }
+            Operation::QueueDeclared { queue, arguments, messages: _ } => {
+                let party = self.party(connection);
+                self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
+                self.topology(&party).declare_queue(&queue, arguments);
+            }
+            Operation::QueueEmptied { queue, deleted, messages } => {
+                self.queue_emptied(time, connection, &queue, deleted, messages, observer);
+            }
+            Operation::ExchangeDeclared { exchange, kind, alternate } => {
+                let party = self.party(connection);
+                self.topology(&party).declare_exchange(&exchange, kind, alternate);
+            }
+            Operation::ExchangeDeleted { exchange } => {
+                let party = self.party(connection);
+                self.topology(&party).delete_exchange(&exchange);
+            }
+            Operation::Binding { exchange, target, to_exchange, routing_key, bound, arguments } => {
+                let party = self.party(connection);
+                let topology = self.topology(&party);
+                if bound {
+                    topology.bind(&exchange, &target, to_exchange, &routing_key, arguments);
+                } else {
+                    topology.unbind(&exchange, &target, to_exchange, &routing_key);
+                }
+            }
+            Operation::Transaction { channel, committed, published, settled } => {
+                let event = self.event(time, channel.connection, "transaction");
+                let detail = Some(if committed { "committed" } else { "rolled back" });
+                observer.event(&Event { count: Some(published + settled), detail, ..event });
+            }
+            Operation::Blocked { reason } => {
+                let name = if reason.is_some() { "blocked" } else { "unblocked" };
+                let event = self.event(time, connection, name);
+                observer.event(&Event { detail: reason.as_deref(), ..event });
+            }
+            Operation::Gap(gap) => self.gap(time, connection, gap, observer),
+            Operation::NotDecoded { protocol } => {
+                let event = self.event(time, connection, "not_decoded");
+                observer.event(&Event { detail: Some(protocol), ..event });
+            }
+            Operation::Trouble(trouble) => {
+                let event = self.event(time, connection, "parse_trouble");
+                observer.event(&Event { detail: Some(trouble.name()), ..event });
+            }
+        }
+    }
+
+    fn session(&mut self, connection: ConnectionId, session: Arc<SessionFacts>) {
+        let known = self.connection(connection);
+        known.session = Some(session);
+        known.party = Party::new(connection, known.facts.as_ref(), known.session.as_deref());
+    }
+
+    fn event(&self, time: Timestamp, connection: ConnectionId, name: &'static str) -> Event<'_> {
+        let party = self.connections.get(&connection).map(|connection| &*connection.party);
+        Event { time, name, count: None, detail: None, evidence: Evidence::Observed, attributes: emit::of_party(party) }
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        self.connections.entry(id).or_insert_with(|| Connection {
+            facts: None,
+            session: None,
+            party: Party::unknown(id),
+            channels: HashMap::new(),
+            ended: HashMap::new(),
+            unread: VecDeque::new(),
+        })
+    }
+
+    fn party(&mut self, id: ConnectionId) -> Arc<Party> {
+        self.connection(id).party.clone()
+    }
+
+    fn channel(&mut self, id: ChannelId) -> &mut Channel {
+        self.connection(id.connection).channels.entry((id.number, id.incarnation)).or_default()
+    }
+
+    fn topology(&mut self, party: &Party) -> &mut Topology {
+        let key = (party.server.map(|server| server.port()), party.vhost.clone());
+        // A connection joined in the middle has not said its virtual host. If the broker has shown only one, it is that one.
+        if key.1.is_none() && !self.topologies.contains_key(&key) {
+            let mut known = self.topologies.keys().filter(|(port, vhost)| *port == key.0 && vhost.is_some());
+            if let (Some(only), None) = (known.next().cloned(), known.next()) {
+                return self.topologies.entry(only).or_default();
+            }
+        }
+        self.topologies.entry(key).or_default()
+    }
+
+    /// After a chain's state changed.
+    fn settle_message(&mut self, reference: MessageRef) {
+        self.messages.settle(reference);
+    }
+
+    /// The flow of `connection` that the broker sends.
+    fn broker_flow(&self, connection: ConnectionId) -> Option<Flow> {
+        let connection = self.connections.get(&connection)?;
+        let client = connection.session.as_ref().and_then(|session| session.client_flow);
+        let client = client.or_else(|| connection.facts.as_ref()?.roles_known.then_some(Flow::Forward));
+        client.map(Flow::reverse)
+    }
+}

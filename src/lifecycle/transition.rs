@@ -121,6 +121,26 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 16] = [
+        Reason::Rejected,
+        Reason::Requeued,
+        Reason::Recovered,
+        Reason::Expired,
+        Reason::Maxlen,
+        Reason::DeliveryLimit,
+        Reason::ConnectionLost,
+        Reason::ChannelClosed,
+        Reason::Unroutable,
+        Reason::Refused,
+        Reason::ExchangeRefused,
+        Reason::RetryTopic,
+        Reason::Republished,
+        Reason::QueueDeleted,
+        Reason::Purged,
+        Reason::AckTimeout,
+    ];
+
     /// The name in every output.
     pub fn name(self) -> &'static str {
         match self {
@@ -243,6 +263,8 @@ pub struct Attributes<'a> {
     pub client: Option<SocketAddr>,
     /// The application's process, where it is on this host.
     pub process: Option<&'a Owner>,
+    /// The process that published the message, on the lines of its deliveries and of its fate, where that is known.
+    pub producer: Option<&'a Owner>,
     /// The message's own trace context.
     pub trace: Option<TraceContext>,
 }

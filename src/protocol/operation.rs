@@ -49,8 +49,10 @@ pub enum Tags {
 pub enum Outcome {
     /// basic.ack: done.
     Acknowledged,
-    /// basic.reject or basic.nack with requeue=0: not again to this queue.
-    Rejected,
+    /// basic.reject with requeue=0: not again to this queue.
+    RejectedByReject,
+    /// basic.nack with requeue=0.
+    RejectedByNack,
     /// basic.reject with requeue=1.
     RequeuedByReject,
     /// basic.nack with requeue=1 (quorum queues of RabbitMQ ≥ 4.3 do not count it as a failed delivery).

@@ -92,8 +92,8 @@ impl Connection {
     pub fn new(id: ConnectionId, pair: Pair, socket: &Socket) -> (Connection, usize) {
         let client = is_client(socket);
         let end = usize::from(client == Some(false));
-        let known = End { address: socket.local, owner: None, local: false };
-        let other = End { address: socket.remote, owner: None, local: false };
+        let known = End { address: socket.local, owner: None, local: false, reads_seen: false };
+        let other = End { address: socket.remote, owner: None, local: false, reads_seen: false };
         let ends = if end == 0 { [known, other] } else { [other, known] };
         let facts = Facts { ends, roles_known: client.is_some(), from_start: socket.from_start };
         let mut connection = Connection {
@@ -164,6 +164,7 @@ impl Connection {
             packet: [None; 2],
         });
         self.facts.ends[end].local = true;
+        self.facts.ends[end].reads_seen = socket.reads_seen;
         self.learn(end, socket);
     }
 

@@ -42,6 +42,7 @@ fn socket(cookie: Cookie, origin: Origin) -> Socket {
         broker_port: None,
         send_next: if client { CLIENT_START } else { SERVER_START },
         copied: if client { SERVER_START } else { CLIENT_START },
+        reads_seen: true,
         from_start: true,
         owner: None,
     }

@@ -65,6 +65,7 @@ impl Follower {
                 broker_port: Some(5672),
                 send_next: starts[end],
                 copied: starts[1 - end],
+                reads_seen: true,
                 from_start,
                 owner: None,
             };

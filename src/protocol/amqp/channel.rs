@@ -145,10 +145,18 @@ impl Channel {
                 self.settle(tags(tag, multiple), Outcome::Acknowledged, out)
             }
             (Method::Nack { tag, multiple, requeue }, Peer::Client) => {
-                self.settle(tags(tag, multiple), requeued(requeue, Outcome::RequeuedByNack), out);
+                self.settle(
+                    tags(tag, multiple),
+                    if requeue { Outcome::RequeuedByNack } else { Outcome::RejectedByNack },
+                    out,
+                );
             }
             (Method::Reject { tag, requeue }, _) => {
-                self.settle(Tags::One(tag), requeued(requeue, Outcome::RequeuedByReject), out);
+                self.settle(
+                    Tags::One(tag),
+                    if requeue { Outcome::RequeuedByReject } else { Outcome::RejectedByReject },
+                    out,
+                );
             }
             (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tags(tag, multiple), false, out),
             (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tags(tag, multiple), true, out),
@@ -459,8 +467,4 @@ fn tags(tag: u64, multiple: bool) -> Tags {
         (tag, true) => Tags::UpTo(tag),
         (tag, false) => Tags::One(tag),
     }
-}
-
-fn requeued(requeue: bool, outcome: Outcome) -> Outcome {
-    if requeue { outcome } else { Outcome::Rejected }
 }

@@ -31,7 +31,7 @@ impl Talk {
             now: 0,
             operations: Vec::new(),
         };
-        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
         let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start };
         talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
         talk
@@ -283,9 +283,9 @@ fn settlements_of_every_kind() {
         settled all Acknowledged
         settled <=5 Acknowledged
         settled 6 RequeuedByNack
-        settled <=7 Rejected
+        settled <=7 RejectedByNack
         settled 8 RequeuedByReject
-        settled 9 Rejected
+        settled 9 RejectedByReject
         settled all Recovered
         settled all Recovered",
     );

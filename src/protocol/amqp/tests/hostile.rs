@@ -139,7 +139,7 @@ fn more_of_everything_than_the_budget_allows() {
     let mut talk = Talk::new(true);
     let limits = Limits { connections: 2, bytes: 64 << 10, bytes_per_connection: 48 << 10 };
     talk.sessions = Sessions::new(limits);
-    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
     let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start: true };
     talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
     talk.client(wire::PREFACE);

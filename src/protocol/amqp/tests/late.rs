@@ -77,7 +77,7 @@ fn a_body_that_looks_like_frames_is_not_believed_for_its_beginning() {
 fn roles_are_told_by_methods_where_the_ports_do_not_tell() {
     let mut talk = Talk::new(true);
     let mut sessions = Sessions::new(Limits::default());
-    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+    let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
     let facts = Facts { ends: [end(1), end(2)], roles_known: false, from_start: false };
     sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
     talk.sessions = sessions;

@@ -1,0 +1,49 @@
+# acktrail: everything that a person or CI does starts here. `make` alone lists it.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+WORK := $(or $(ACKTRAIL_WORK),$(CURDIR)/.work)
+PYTHON := $(WORK)/venv/bin/python
+
+.PHONY: help deps deps-build deps-demo build demo test test-core truth lint format bench clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+deps: ## install what building, demonstrating and testing needs (Debian 12; system packages as root, the rest in .work/)
+	@scripts/deps.sh test
+
+deps-build:
+	@scripts/deps.sh build
+
+deps-demo:
+	@scripts/deps.sh demo
+
+build: deps-build ## build target/release/acktrail
+	@$(CARGO) build --release --locked
+
+demo: deps-demo build ## follow a RabbitMQ of its own for some seconds: success, retries, dead letters (root, under a minute)
+	@$(PYTHON) demo/demo.py
+
+test: ## install, check and test everything, as CI does (root; at most 15 minutes on a new machine)
+	@scripts/test.sh
+
+test-core: ## the pure core only: no root, no clang, seconds
+	@$(CARGO) test --no-default-features --locked
+
+truth: deps build ## only the truth tests: real brokers, real clients, every message (ONLY=regex, BROKER=3.10 or 4)
+	@cd tests/brokers && $(PYTHON) -m truth.run $(if $(ONLY),--only '$(ONLY)') $(if $(BROKER),--broker $(BROKER))
+
+lint: deps-build ## formatting and warnings, changes nothing
+	@scripts/test.sh lint
+
+format: ## format Rust and C
+	@$(CARGO) fmt
+	@clang-format -i bpf/*.[ch]
+
+bench: deps build ## measure cost and throughput with PerfTest, write docs/performance.md (root, takes long)
+	@$(PYTHON) benches/bench.py
+
+clean: ## remove what was built and downloaded here
+	@$(CARGO) clean
+	@rm -rf --one-file-system "$(WORK)"

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Whether a packet proves AMQP. Only for sockets that no rule decides, only in discovery, and only for their first
+ * packets: a connection seen from birth is settled by its first bytes, an older one gets UNDECIDED_PACKETS chances to show
+ * a method frame at a packet's start with every field in place, its end octet included.
+ */
+#ifndef ACKTRAIL_EVIDENCE_H
+#define ACKTRAIL_EVIDENCE_H
+
+#include "packet.h"
+#include "socket.h"
+
+#define UNDECIDED_PACKETS 64
+#define AMQP_FRAME_METHOD 1
+#define AMQP_FRAME_END 0xCE
+#define AMQP_CLASS_BASIC 60
+
+enum evidence {
+	EVIDENCE_NONE,
+	EVIDENCE_AMQP,
+	EVIDENCE_OTHER, /* certainly not AMQP */
+};
+
+/* Methods of class 60 (AMQP 0-9-1, and RabbitMQ's basic.nack): 10 20 30 … 110, and 11 21 31 71 72 111. */
+static __always_inline bool is_basic_method(__u16 method)
+{
+	switch (method) {
+	case 10: case 11: case 20: case 21: case 30: case 31: case 40: case 50: case 60:
+	case 70: case 71: case 72: case 80: case 90: case 100: case 110: case 111: case 120:
+		return true;
+	}
+	return false;
+}
+
+/* A whole method frame of class basic at the packet's start. */
+static __noinline bool begins_with_basic_method(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 head[11], end;
+	__u32 size;
+
+	if (p->length < sizeof(head) + 1 || bpf_skb_load_bytes(skb, p->payload, head, sizeof(head)))
+		return false;
+	size = (__u32)head[3] << 24 | head[4] << 16 | head[5] << 8 | head[6];
+	if (head[0] != AMQP_FRAME_METHOD || size < 4 || size > p->length - 8)
+		return false;
+	if (head[7] || head[8] != AMQP_CLASS_BASIC || !is_basic_method(head[9] << 8 | head[10]))
+		return false;
+	return !bpf_skb_load_bytes(skb, p->payload + 7 + size, &end, 1) && end == AMQP_FRAME_END;
+}
+
+/* The protocol header that a client says first: "AMQP", then which AMQP. Other versions are watched so that they are named. */
+static __always_inline bool is_protocol_header(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 said;
+
+	return p->length >= sizeof(said) && !bpf_skb_load_bytes(skb, p->payload, &said, sizeof(said)) &&
+	       said == bpf_htonl(0x414d5150);
+}
+
+static __noinline int evidence_of(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
+{
+	bool first_sent = !tp->bytes_received && tp->bytes_sent == p->length;
+	bool first_received = !tp->bytes_received && !tp->bytes_sent;
+
+	if (p->direction == EGRESS ? first_sent : first_received) {
+		if (!is_protocol_header(skb, p))
+			return EVIDENCE_OTHER;
+		if (p->direction == EGRESS)
+			begin_streams(s, ORIGIN_CONNECTED, p->sequence, tp->copied_seq);
+		else
+			begin_streams(s, ORIGIN_ACCEPTED, tp->snd_nxt, p->sequence);
+		return EVIDENCE_AMQP;
+	}
+	if (p->length == 8 && is_protocol_header(skb, p))
+		return EVIDENCE_AMQP;
+	return begins_with_basic_method(skb, p) ? EVIDENCE_AMQP : EVIDENCE_NONE;
+}
+
+/* Settles an undecided socket, or lets it wait for its next packet. Its port is no broker's until userspace says so. */
+static __noinline void weigh(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
+{
+	struct endpoints e;
+	int evidence = evidence_of(skb, p, tp, s);
+
+	if (evidence == EVIDENCE_AMQP) {
+		read_endpoints(tp, &e);
+		if (s->origin == ORIGIN_CONNECTED)
+			s->broker_port = e.remote_port;
+		else if (s->origin == ORIGIN_ACCEPTED)
+			s->broker_port = e.local_port;
+		if (s->broker_port == e.local_port)
+			s->flags |= STATE_BROKER_END;
+		s->flags |= STATE_PROVEN;
+		list_egress(s);
+		s->verdict = VERDICT_WATCH;
+	} else if (evidence == EVIDENCE_OTHER || ++s->undecided_packets >= UNDECIDED_PACKETS) {
+		s->verdict = VERDICT_IGNORE;
+	}
+}
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Every map: its size, who writes it, what happens when it is full. */
+#ifndef ACKTRAIL_MAPS_H
+#define ACKTRAIL_MAPS_H
+
+#include "event.h"
+
+/* Records for userspace. Size: set before loading (option `ring_bytes`). Full: the record is counted and dropped. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 8 << 20);
+} ring SEC(".maps");
+
+/* The flags of struct socket_state. */
+#define STATE_FROM_START 1    /* seen from its first byte on: `send_start` and `receive_start` are exact */
+#define STATE_PEER_CAPTURED 2 /* the sender's egress is captured on this host: its bytes are not taken a second time */
+#define STATE_PEER_FOUND 64   /* the other end is captured on this host, with these addresses or translated ones */
+#define STATE_LISTED 4	      /* stands in `captured_egress` */
+#define STATE_SAMPLED_OUT 8   /* ignored because of sampling; its packets are counted */
+#define STATE_BROKER_END 16   /* the broker reads here, and nobody asks when */
+#define STATE_PROVEN 32	      /* its bytes proved a broker's protocol: watched under every rule that lets bytes decide */
+
+/*
+ * What is known about a socket. It dies with the socket, so its number is that of the host's TCP sockets that sent or
+ * received anything since the start. Written by all programs. No memory: the socket is not watched and counted in
+ * `untracked_sockets`.
+ */
+struct socket_state {
+	__u64 cookie;
+	__u64 cgroup;
+	__u32 generation;
+	__u8 verdict;
+	__u8 announced;
+	__u8 origin;
+	__u8 flags;
+	__u32 netns;
+	__u16 broker_port;
+	__u16 undecided_packets;
+	__u32 send_start; /* sequence number of the first byte that it sent, or one less if it is a client */
+	__u32 receive_start;
+	__u32 connection; /* hash of its addresses */
+	__u32 reported_copied;
+	__u32 owner_pid;
+	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
+	__u32 lost[2];
+	char executable[EXECUTABLE_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct socket_state);
+} sockets SEC(".maps");
+
+/*
+ * A flow, named by where its own stream and the opposite one begin: 64 bits that both kernels' ends know, that do not
+ * depend on addresses (translated between containers, equal on every host's loopback), and that no two connections share.
+ */
+struct flow {
+	__u32 sender_start;
+	__u32 receiver_start;
+};
+
+/* Who captures it. */
+struct taken {
+	__u64 cookie;
+	__u32 connection; /* as in struct socket_state */
+	__u32 broker_end;
+};
+
+/*
+ * Flows whose sender's egress is captured. Written by the sender's end when it is decided, deleted when it closes. Full:
+ * the entry longest unused goes, and a receiver that had not found it yet copies the flow a second time, which userspace
+ * drops as a duplicate.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct flow);
+	__type(value, struct taken);
+} captured_egress SEC(".maps");
+
+/* Ports of brokers: configured, or of listening sockets found. Written by userspace, which reports a full map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u16);
+	__type(value, __u8);
+} watch_ports SEC(".maps");
+
+/* Ids of the cgroups that limit what is watched, with all below them. Written by userspace, which reports a full map. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u8);
+} watch_cgroups SEC(".maps");
+
+/* Verdicts that userspace forces upon single sockets, by cookie. Full: the one longest unused goes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u32);
+} overrides SEC(".maps");
+
+/*
+ * The capture's own figures, one entry per processor, mapped into userspace: reading them needs no privilege on any
+ * kernel. Size: the number of possible processors, set before loading.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+/* In .bss, which userspace maps into its memory. */
+struct control control;
+
+#endif

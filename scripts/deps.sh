@@ -1,0 +1,134 @@
+#!/bin/bash
+# Installs what building, demonstrating and testing acktrail needs, on Debian 12. Quiet, and quick when there is nothing to do.
+#
+#   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config
+#   scripts/deps.sh demo             build, and a RabbitMQ with a Python client
+#   scripts/deps.sh test             demo, and everything that the tests compare with (the default)
+#
+# Packages of the system are installed only where they are missing (this needs root); everything else goes into
+# ACKTRAIL_WORK (.work of this repository by default), which can be deleted at any time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=${ACKTRAIL_WORK:-$PWD/.work}
+level=${1:-test}
+perftest_version=2.22.1
+mkdir -p "$work/log"
+
+main() {
+    case $level in
+    build) build ;;
+    demo) build && demo ;;
+    test) build && demo && tests ;;
+    *) echo "deps.sh: build, demo or test, not '$level'" >&2 && exit 2 ;;
+    esac
+}
+
+build() {
+    packages make gcc pkg-config clang libelf-dev zlib1g-dev
+    if ! command -v cargo >/dev/null; then
+        fail "Rust is missing, and Debian 12's is too old: install 1.88 or newer with rustup, then run this again"
+    fi
+    local have
+    have=$(rustc --version | cut -d' ' -f2)
+    newer "$have" 1.88.0 || fail "Rust $have is too old: 1.88 or newer is needed (rustup update)"
+}
+
+demo() {
+    packages rabbitmq-server python3-venv
+    step venv "python venv with the clients of tests/brokers/requirements.txt" \
+        "$(fingerprint tests/brokers/requirements.txt)" "$work/venv/bin/python" make_venv
+}
+
+tests() {
+    packages clang-format bpftool iproute2 tshark mmdebstrap
+    command -v javac >/dev/null || packages default-jdk-headless
+    command -v mvn >/dev/null || packages maven
+    command -v go >/dev/null || packages golang-go
+    step rabbitmq4 "RabbitMQ 4 of Debian trixie, in a chroot" 1 "$work/rabbitmq4/usr/sbin/rabbitmq-server" make_rabbitmq4
+    step perftest "PerfTest $perftest_version and the Java client" "$perftest_version" \
+        "$work/perftest/perf-test-$perftest_version.jar" make_perftest
+    step java-client "truth client, Java" "$(fingerprint tests/brokers/clients/java)" \
+        "$work/clients/java/TruthClient.class" make_java
+    step go-client "truth client, Go" "$(fingerprint tests/brokers/clients/go)" "$work/clients/truth-go" make_go
+    step lapin-client "truth client, Rust (lapin)" "$(fingerprint tests/brokers/clients/lapin)" \
+        "$work/clients/truth-lapin" make_lapin
+}
+
+make_venv() {
+    python3 -m venv --clear "$work/venv"
+    "$work/venv/bin/pip" install --quiet --disable-pip-version-check -r tests/brokers/requirements.txt
+}
+
+make_rabbitmq4() {
+    [ "$(id -u)" = 0 ] || fail "the chroot of RabbitMQ 4 needs root"
+    rm -rf --one-file-system "$work/rabbitmq4" "$work/rabbitmq4.new"
+    mmdebstrap --quiet --variant=minbase --include=rabbitmq-server trixie "$work/rabbitmq4.new"
+    mv "$work/rabbitmq4.new" "$work/rabbitmq4"
+}
+
+make_perftest() {
+    rm -rf "$work/perftest" && mkdir -p "$work/perftest"
+    cat >"$work/perftest/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>acktrail</groupId><artifactId>perftest</artifactId><version>1</version><packaging>pom</packaging><dependencies>
+<dependency><groupId>com.rabbitmq</groupId><artifactId>perf-test</artifactId><version>$perftest_version</version></dependency>
+</dependencies></project>
+POM
+    (cd "$work/perftest" && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=.)
+}
+
+make_java() {
+    rm -rf "$work/clients/java" && mkdir -p "$work/clients/java"
+    javac -Xlint:all -Werror -Xlint:-classfile,-processing -cp "$work/perftest/*" -d "$work/clients/java" \
+        tests/brokers/clients/java/*.java
+}
+
+make_go() {
+    mkdir -p "$work/clients"
+    (cd tests/brokers/clients/go && go build -o "$work/clients/truth-go" .)
+}
+
+make_lapin() {
+    mkdir -p "$work/clients"
+    CARGO_TARGET_DIR="$work/clients/lapin-target" cargo build --quiet --locked --release \
+        --manifest-path tests/brokers/clients/lapin/Cargo.toml
+    cp "$work/clients/lapin-target/release/truth-lapin" "$work/clients/truth-lapin"
+}
+
+# packages NAME...: installs the missing ones. Services of theirs are not started: the tests start their own.
+packages() {
+    local missing=() name
+    for name in "$@"; do
+        dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q ' installed$' || missing+=("$name")
+    done
+    [ ${#missing[@]} = 0 ] && return
+    [ "$(id -u)" = 0 ] || fail "missing packages, and not root: apt-get install ${missing[*]}"
+    echo "deps: apt-get install ${missing[*]}"
+    local log=$work/log/apt.log policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && made=1
+    fi
+    local rc=0
+    { export DEBIAN_FRONTEND=noninteractive
+      apt-get -q update && apt-get -q -y --no-install-recommends install "${missing[@]}"; } >"$log" 2>&1 </dev/null || rc=$?
+    [ -z "$made" ] || rm -f $policy
+    [ $rc = 0 ] || { tail -5 "$log" >&2; fail "apt-get failed; all of it is in $log"; }
+}
+
+# step NAME WORDS FINGERPRINT RESULT COMMAND: runs COMMAND unless RESULT exists and was made from the same FINGERPRINT.
+step() {
+    local name=$1 words=$2 print=$3 result=$4 stamp=$work/stamp.$1 from=$SECONDS
+    [ -e "$result" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$print" ] && return
+    if ! (set -e; "$5") >"$work/log/$name.log" 2>&1 </dev/null || [ ! -e "$result" ]; then
+        tail -20 "$work/log/$name.log" >&2
+        fail "$words: failed; all of it is in $work/log/$name.log"
+    fi
+    echo "$print" >"$stamp"
+    echo "deps: $words ($((SECONDS - from)) s)"
+}
+
+fingerprint() { find "$@" -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16; }
+newer() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -1)" = "$2" ]; }
+fail() { echo "deps: $*" >&2; exit 1; }
+
+main

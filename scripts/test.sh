@@ -1,0 +1,103 @@
+#!/bin/bash
+# Runs every check and every test, each with its time, and ends with `N passed, N failed`.
+#
+#   scripts/test.sh            everything (make test, CI)
+#   scripts/test.sh lint       formatting and warnings only
+#
+# What cannot run here says so and counts as failed: a test that is left out proves nothing.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+work=${ACKTRAIL_WORK:-$PWD/.work}
+logs=$work/log/test
+target=${CARGO_TARGET_DIR:-$PWD/target}
+passed=0 failed=0 failures=()
+mkdir -p "$logs"
+
+main() {
+    local from=$SECONDS
+    case ${1:-all} in
+    lint) lint ;;
+    all) everything ;;
+    *) echo "test.sh: nothing or lint, not '$1'" >&2 && exit 2 ;;
+    esac
+    echo
+    for name in "${failures[@]}"; do echo "FAILED: $name (all of it: $logs/$name.log)"; done
+    echo "$((SECONDS - from)) s in all"
+    echo "$passed passed, $failed failed"
+    [ $failed = 0 ]
+}
+
+lint() {
+    step rustfmt cargo fmt --check
+    step clippy cargo clippy --locked --quiet --all-targets -- -D warnings
+    step clippy-core cargo clippy --locked --quiet --no-default-features --all-targets -- -D warnings
+    step clang-format clang-format --dry-run -Werror bpf/*.[ch]
+    step scripts bash -n scripts/*.sh .ci/run
+}
+
+everything() {
+    step deps scripts/deps.sh test
+    # Without its tools nothing below says anything.
+    [ $failed = 0 ] || return
+    lint
+    step core cargo test --locked --no-default-features
+    step all-features cargo test --locked
+    if [ "$(id -u)" = 0 ]; then
+        step kernel cargo test --locked --test kernel -- --ignored --test-threads=1
+    else
+        cannot kernel "capturing needs root"
+    fi
+    step agent cargo build --locked
+    export ACKTRAIL=$target/debug/acktrail
+    if [ "$(id -u)" = 0 ]; then
+        truth truth-3.10 truth.run --broker 3.10
+        truth truth-4 truth.run --broker 4
+        truth disturbed truth.disturbed
+        truth demo demo
+    else
+        cannot truth "capturing, and the chroot of RabbitMQ 4, need root"
+    fi
+}
+
+# truth NAME MODULE WORDS...
+truth() {
+    local name=$1 module=$2
+    shift 2
+    if [ "$module" = demo ]; then
+        step "$name" "$work/venv/bin/python" demo/demo.py --seconds 8
+    else
+        step "$name" env -C tests/brokers "$work/venv/bin/python" -m "$module" "$@"
+    fi
+}
+
+# step NAME COMMAND...: runs it, shows its result in one line, and adds up what it counted itself.
+step() {
+    local name=$1 from=$SECONDS rc=0 good bad
+    shift
+    "$@" >"$logs/$name.log" 2>&1 </dev/null || rc=$?
+    read -r good bad < <(counts "$logs/$name.log")
+    if [ $rc != 0 ] && [ "$bad" = 0 ]; then bad=1; fi
+    if [ $rc = 0 ] && [ "$good" = 0 ]; then good=1; fi
+    passed=$((passed + good)) failed=$((failed + bad))
+    printf '%-14s %4d s  %5d passed %4d failed\n' "$name" $((SECONDS - from)) "$good" "$bad"
+    if [ "$bad" != 0 ]; then
+        failures+=("$name")
+        tail -60 "$logs/$name.log" | sed 's/^/    /'
+    fi
+}
+
+cannot() {
+    echo "CANNOT RUN: $1: $2"
+    echo "$2" >"$logs/$1.log"
+    failed=$((failed + 1))
+    failures+=("$1")
+}
+
+# Sums the closing lines of cargo's test runner and of the truth tests.
+counts() {
+    awk '/^test result:/ {good += $4; bad += $6}
+         /^[0-9]+ passed, [0-9]+ failed$/ {good += $1; bad += $3}
+         END {print good + 0, bad + 0}' "$1"
+}
+
+main "$@"

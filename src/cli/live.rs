@@ -1,0 +1,229 @@
+//! The live view: one transition or event a line, in columns.
+//!
+//! ```text
+//! 22:13:20.000  Dispatched      orders            7f3a91c204de  #1    1.20ms  java[4711]
+//! 22:13:21.500  DeadLettered ~  orders            order-17      #3     1.50s  rejected → orders.dead  java[4711]
+//! ```
+//!
+//! Columns: time of day (UTC), state (`~` inferred, `?` twins matched by order), queue or exchange:key, message, delivery,
+//! time since the step before, and what else there is to say.
+
+use std::time::Duration;
+
+use crate::lifecycle::transition::State;
+use crate::row::Row;
+use crate::units::brief_duration;
+
+use super::terminal::{Align, Style, columns, cut, fit};
+
+/// Lays rows out for a terminal of some width.
+#[derive(Clone, Copy, Debug)]
+pub struct Live {
+    width: usize,
+    colors: bool,
+    place: usize,
+    message: usize,
+}
+
+const CLOCK: usize = 12;
+const STATE: usize = 15;
+const DELIVERY: usize = 4;
+const LATENCY: usize = 7;
+/// Two spaces between the seven columns.
+const GAPS: usize = 12;
+
+impl Live {
+    /// For this many columns (less than 72 are treated as 72), with or without colour.
+    pub fn new(width: usize, colors: bool) -> Live {
+        let width = width.max(72);
+        let left = width - CLOCK - STATE - DELIVERY - LATENCY - GAPS;
+        let place = (left * 3 / 10).clamp(10, 40);
+        let message = (left / 5).clamp(8, 36);
+        Live { width, colors, place, message }
+    }
+
+    /// Appends the heading.
+    pub fn heading(&self, out: &mut String) {
+        let cells = [
+            fit("time", CLOCK, Align::Left),
+            fit("state", STATE, Align::Left),
+            fit("queue or exchange:key", self.place, Align::Left),
+            fit("message", self.message, Align::Left),
+            fit("dlv", DELIVERY, Align::Left),
+            fit("since", LATENCY, Align::Right),
+        ];
+        Style::Bold.paint(cells.join("  ").trim_end(), self.colors, out);
+        out.push('\n');
+    }
+
+    /// Appends a row's line.
+    pub fn line(&self, row: &Row, out: &mut String) {
+        let start = out.len();
+        let (style, mark) = (style(row), mark(row));
+        Style::Dim.paint(&row.clock(), self.colors, out);
+        out.push_str("  ");
+        let name = if row.event { self.event_name(row) } else { fit(&row.what, STATE - 2, Align::Left) };
+        style.paint(&name, self.colors, out);
+        out.push_str(&fit(mark, STATE.saturating_sub(columns(&name)), Align::Right));
+        out.push_str("  ");
+        out.push_str(&fit(&row.place, self.place, Align::Left));
+        out.push_str("  ");
+        out.push_str(&fit(&self.message(row), self.message, Align::Left));
+        out.push_str("  ");
+        let delivery = row.delivery.map(|number| format!("#{number}")).unwrap_or_default();
+        let repeated = if row.delivery.is_some_and(|number| number > 1) { Style::Yellow } else { Style::Dim };
+        repeated.paint(&fit(&delivery, DELIVERY, Align::Left), self.colors, out);
+        out.push_str("  ");
+        let latency = row.latency.map(|latency| brief_duration(Duration::from_nanos(latency))).unwrap_or_default();
+        out.push_str(&fit(&latency, LATENCY, Align::Right));
+        self.rest(row, style, out);
+        let end = start + out.get(start..).map_or(0, |line| line.trim_end().len());
+        out.truncate(end);
+        out.push('\n');
+    }
+
+    fn event_name(&self, row: &Row) -> String {
+        fit(&format!("·{}", row.what), STATE, Align::Left)
+    }
+
+    fn message(&self, row: &Row) -> String {
+        match (&row.message_id, &row.message) {
+            (Some(id), _) => id.clone(),
+            (None, Some(hex)) => hex.get(..self.message.min(12)).unwrap_or(hex).to_owned(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// What else there is to say, most important first; cut at the terminal's edge.
+    fn rest(&self, row: &Row, style: Style, out: &mut String) {
+        let mut left = self.width - CLOCK - STATE - self.place - self.message - DELIVERY - LATENCY - (GAPS - 2);
+        let correction = row.corrects.as_ref().map(|state| format!("not {state}"));
+        let count = row.count.map(|count| format!("×{count}"));
+        let destination = row.destination.as_ref().map(|name| format!("→ {name}"));
+        let parts = [
+            (correction, Style::Yellow),
+            (row.reason.clone(), style),
+            (count, Style::Bold),
+            (destination, Style::Plain),
+            (row.detail.clone(), Style::Plain),
+            (row.process.clone(), Style::Dim),
+        ];
+        for (text, style) in parts {
+            let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
+            if left < 5 {
+                return;
+            }
+            let text = cut(&text, left - 2);
+            left -= columns(&text) + 2;
+            out.push_str("  ");
+            style.paint(&text, self.colors, out);
+        }
+    }
+}
+
+fn mark(row: &Row) -> &'static str {
+    match (row.inferred, row.ambiguous) {
+        (true, true) => "~?",
+        (true, false) => "~",
+        (false, true) => "?",
+        (false, false) => "",
+    }
+}
+
+fn style(row: &Row) -> Style {
+    if row.event {
+        return Style::Magenta;
+    }
+    let state = State::ALL.into_iter().find(|state| state.name() == row.what);
+    match state {
+        Some(State::Created) => Style::Cyan,
+        Some(State::Confirmed) => Style::Dim,
+        Some(State::Dispatched | State::Processing) => Style::Blue,
+        Some(State::Acknowledged) => Style::Green,
+        Some(State::Retrying | State::Expired | State::Returned) => Style::Yellow,
+        Some(State::Failed | State::Rejected | State::PublishFailed) => Style::Red,
+        Some(State::DeadLettered | State::Dropped) => Style::BoldRed,
+        None => Style::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn dead_letter() -> Row {
+        Row {
+            time: 1_700_000_001_500_000_000,
+            what: "DeadLettered".to_owned(),
+            inferred: true,
+            place: "orders".to_owned(),
+            message_id: Some("order-17".to_owned()),
+            message: Some("7f3a91c204de00000000000000000000".to_owned()),
+            delivery: Some(3),
+            latency: Some(1_500_000_000),
+            reason: Some("rejected".to_owned()),
+            destination: Some("orders.dead".to_owned()),
+            process: Some("java[4711]".to_owned()),
+            ..Row::default()
+        }
+    }
+
+    fn line(row: &Row, width: usize, colors: bool) -> String {
+        let mut out = String::new();
+        Live::new(width, colors).line(row, &mut out);
+        out
+    }
+
+    #[test]
+    fn lines_of_two_widths() {
+        assert_eq!(
+            line(&dead_letter(), 120, false),
+            "22:13:21.500  DeadLettered  ~  orders                 order-17        #3      1.50s  rejected  → orders.dead  java[4711]\n"
+        );
+        assert_eq!(
+            line(&dead_letter(), 80, false),
+            "22:13:21.500  DeadLettered  ~  orders      order-17  #3      1.50s  rejected\n"
+        );
+        let created = Row { what: "Created".to_owned(), place: ":orders".to_owned(), ..Row::default() };
+        assert_eq!(line(&created, 80, false), "00:00:00.000  Created          :orders\n");
+    }
+
+    #[test]
+    fn events_and_corrections() {
+        let event = Row { what: "channel_closed".to_owned(), event: true, count: Some(7), ..Row::default() };
+        assert!(line(&event, 100, false).contains("·channel_closed"));
+        assert!(line(&event, 100, false).ends_with("×7\n"));
+        let corrected =
+            Row { corrects: Some("DeadLettered".to_owned()), what: "Retrying".to_owned(), ..Row::default() };
+        assert!(line(&corrected, 120, false).contains("not DeadLettered"));
+    }
+
+    #[test]
+    fn colours_only_where_asked() {
+        assert!(!line(&dead_letter(), 200, false).contains('\x1b'));
+        let coloured = line(&dead_letter(), 200, true);
+        assert!(coloured.contains("\x1b[1;31mDeadLettered"), "{coloured:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_fits(
+            width in 72usize..220,
+            words in prop::collection::vec(prop::option::of("\\PC{0,60}"), 7),
+            what in "[A-Za-z]{0,30}",
+            numbers in any::<(u64, Option<u32>, Option<u64>, Option<u64>, bool, bool, bool)>(),
+        ) {
+            let (time, delivery, latency, count, event, inferred, ambiguous) = numbers;
+            let delivery = delivery.map(|number| number % 1000);
+            let word = |index: usize| words.get(index).cloned().flatten();
+            let row = Row {
+                time, what, event, inferred, ambiguous, place: word(0).unwrap_or_default(), message_id: word(1), message: word(2),
+                delivery, latency, count, corrects: None, reason: word(3), destination: word(4), detail: word(5), process: word(6),
+            };
+            let text = line(&row, width, false);
+            prop_assert!(columns(text.trim_end_matches('\n')) <= width, "{}", text);
+            prop_assert_eq!(text.matches('\n').count(), 1);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Everything that listens to the lifecycles in one process: files, totals, whoever asks at the agent's socket.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::closing::{CaptureLine, Closing, QueueLine};
+use super::latencies::Latencies;
+#[cfg(feature = "otlp")]
+use super::telemetry::Telemetry;
+use super::view::View;
+use super::{Failure, say};
+#[cfg(feature = "kernel")]
+use crate::agent_socket::Server;
+use crate::config::Config;
+#[cfg(feature = "kernel")]
+use crate::export::json;
+use crate::export::lines::JsonLines;
+use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
+use crate::lifecycle::transition::{Event, Observer, State, Transition};
+use crate::pipeline::Pipeline;
+use crate::time::Timestamp;
+
+/// The outputs of a run or a replay.
+pub struct Outputs {
+    lines: Option<JsonLines<Box<dyn Write>>>,
+    summary: Option<File>,
+    interval: Duration,
+    next_summary: Option<Instant>,
+    totals: Totals,
+    latencies: Latencies,
+    view: Option<View>,
+    #[cfg(feature = "kernel")]
+    server: Option<Server>,
+    #[cfg(feature = "otlp")]
+    telemetry: Option<Telemetry>,
+    kernel: Option<String>,
+    first: Option<Timestamp>,
+    last: Timestamp,
+    attached_at: Option<Timestamp>,
+}
+
+impl Outputs {
+    /// Opens the files. To be called while privileges are still there: the files may belong to others later.
+    ///
+    /// # Errors
+    /// If a file cannot be created.
+    pub fn open(config: &Config) -> Result<Outputs, Failure> {
+        let lines = config.output.jsonl.as_deref().map(open).transpose()?;
+        let summary = match config.output.summary.as_deref() {
+            Some(path) if path == Path::new("-") => None,
+            Some(path) => Some(File::create(path).map_err(|error| cannot_write(path, &error))?),
+            None => None,
+        };
+        Ok(Outputs {
+            lines: lines.map(JsonLines::new),
+            summary,
+            interval: config.output.summary_interval,
+            next_summary: None,
+            totals: Totals::new(),
+            latencies: Latencies::default(),
+            view: None,
+            #[cfg(feature = "kernel")]
+            server: None,
+            #[cfg(feature = "otlp")]
+            telemetry: None,
+            kernel: None,
+            first: None,
+            last: Timestamp::default(),
+            attached_at: None,
+        })
+    }
+
+    /// Whether standard output belongs to JSON lines, so that nothing for people may go there.
+    pub fn owns_stdout(config: &Config) -> bool {
+        config.output.jsonl.as_deref() == Some(Path::new("-"))
+    }
+
+    /// Shows the live view.
+    pub fn show(&mut self, view: View) {
+        self.view = Some(view);
+    }
+
+    /// Nobody looks at the live view any more.
+    #[cfg(feature = "kernel")]
+    pub fn view_closed(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.closed)
+    }
+
+    /// The terminal's size has changed.
+    #[cfg(feature = "kernel")]
+    pub fn resize(&mut self, config: &Config) {
+        if let Some(view) = &mut self.view {
+            view.resize(config);
+        }
+    }
+
+    /// Starts what has threads of its own: the agent's socket, the export. To be called once privileges are dropped, so that
+    /// no thread keeps them.
+    ///
+    /// # Errors
+    /// If the export makes no sense. A socket that cannot be served is said, and done without.
+    #[cfg(feature = "kernel")]
+    pub fn serve(&mut self, config: &Config, now: Timestamp) -> Result<(), Failure> {
+        match Server::bind(&config.agent.socket) {
+            Ok(server) => self.server = Some(server),
+            Err(error) => say(&format!("`acktrail trace` will not find this agent: {error}")),
+        }
+        #[cfg(feature = "otlp")]
+        {
+            self.telemetry = Telemetry::start(config, now)?;
+        }
+        #[cfg(not(feature = "otlp"))]
+        if config.otlp.endpoint.is_some() {
+            return Err(Failure("this build cannot export: it was made without the feature `otlp`".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The capture is attached to this kernel.
+    pub fn attached(&mut self, kernel: Option<String>, time: Timestamp) {
+        self.kernel = kernel;
+        self.attached_at = Some(time);
+        self.next_summary = (!self.interval.is_zero()).then(|| Instant::now() + self.interval);
+    }
+
+    /// Writes what is due: buffered lines, a summary.
+    pub fn poll(&mut self, pipeline: &Pipeline, now: Timestamp, losses: &[Loss]) {
+        let instant = Instant::now();
+        if self.next_summary.is_some_and(|due| due <= instant) {
+            self.next_summary = Some(instant + self.interval);
+            let line = self.summary_line(pipeline, now, losses);
+            if let Some(lines) = &mut self.lines {
+                lines.line(&line);
+            }
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = self.server.as_ref().filter(|server| server.is_summary_wanted()) {
+            server.summary(&self.summary_line(pipeline, now, losses));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.poll(now, || all_losses(pipeline, losses));
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.poll(instant);
+            if let Some(failure) = lines.take_failure() {
+                say(&format!("writing JSON lines: {failure}"));
+            }
+        }
+    }
+
+    /// The last summary, everywhere where one was asked for.
+    pub fn finish(&mut self, pipeline: &Pipeline, now: Option<Timestamp>, losses: &[Loss]) {
+        let line = self.summary_line(pipeline, now.unwrap_or(self.last), losses);
+        if let Some(lines) = &mut self.lines {
+            lines.line(&line);
+            lines.flush();
+            if let Some(failure) = lines.take_failure() {
+                say(&format!("writing JSON lines: {failure}"));
+            }
+        }
+        if let Some(file) = &mut self.summary
+            && let Err(error) = file.write_all(&line).and_then(|()| file.flush())
+        {
+            say(&format!("writing the summary: {error}"));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.finish(now.unwrap_or(self.last), &all_losses(pipeline, losses));
+        }
+    }
+
+    /// What JSON lines could not be written.
+    pub fn losses(&self) -> Loss {
+        let lost = self.lines.as_ref().map_or(0, |lines| lines.counts().1);
+        Loss { stage: "export", reason: "lines_unwritten", count: lost, unit: "line" }
+    }
+
+    /// The table for people.
+    pub fn closing(&self, pipeline: &Pipeline, losses: &[Loss]) -> Closing {
+        let mut queues: Vec<QueueLine> = Vec::new();
+        for total in self.totals.rows() {
+            let name = total.queue.as_ref().unwrap_or(&total.destination);
+            let line = match queues.iter_mut().position(|line| *line.name == **name) {
+                Some(place) => &mut queues[place],
+                None => {
+                    queues.push(QueueLine { name: name.to_string(), ..QueueLine::default() });
+                    queues.last_mut().unwrap_or_else(|| unreachable!("one was pushed"))
+                }
+            };
+            count(line, &total);
+        }
+        for line in &mut queues {
+            let ended = line.acknowledged + line.rejected + line.failed;
+            line.in_flight = line.dispatched.saturating_sub(ended);
+            line.broker = self.latencies.broker(&line.name);
+            line.processing_time = self.latencies.processing(&line.name);
+        }
+        let capture = pipeline.totals();
+        let all = capture.lost.iter().chain(losses).filter(|loss| loss.count > 0);
+        let lost = all.map(|loss| (format!("{} {} {}s", loss.stage, loss.reason, loss.unit), loss.count)).collect();
+        let begin = self.attached_at.or(self.first).unwrap_or(self.last);
+        Closing {
+            queues,
+            capture: CaptureLine {
+                duration: self.last.since(begin),
+                connections: pipeline.connections(),
+                segments: capture.segments,
+                bytes: capture.bytes,
+                lost,
+            },
+        }
+    }
+
+    /// A record of this time was handled.
+    pub fn saw(&mut self, time: Timestamp) {
+        self.first.get_or_insert(time);
+        self.last = self.last.max(time);
+    }
+
+    fn summary_line(&self, pipeline: &Pipeline, time: Timestamp, losses: &[Loss]) -> Vec<u8> {
+        let mut capture = all_losses(pipeline, losses);
+        capture.lost.push(self.losses());
+        let facts =
+            SummaryFacts { time, attached_at: self.attached_at, kernel: self.kernel.as_deref(), capture: &capture };
+        let mut line = Vec::new();
+        self.totals.line(&facts, &mut line);
+        line
+    }
+}
+
+fn all_losses(pipeline: &Pipeline, losses: &[Loss]) -> CaptureTotals {
+    let mut totals = pipeline.totals();
+    totals.lost.extend_from_slice(losses);
+    totals
+}
+
+impl Observer for Outputs {
+    fn transition(&mut self, transition: &Transition<'_>) {
+        self.totals.transition(transition);
+        self.latencies.transition(transition);
+        if let Some(lines) = &mut self.lines {
+            lines.transition(transition);
+        }
+        if let Some(view) = &mut self.view {
+            view.transition(transition);
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = &self.server {
+            server.transition(transition, |line| json::transition_line(transition, line));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.transition(transition);
+        }
+    }
+
+    fn event(&mut self, event: &Event<'_>) {
+        self.totals.event(event);
+        if let Some(lines) = &mut self.lines {
+            lines.event(event);
+        }
+        if let Some(view) = &mut self.view {
+            view.event(event);
+        }
+        #[cfg(feature = "kernel")]
+        if let Some(server) = &self.server {
+            server.event(event, |line| json::event_line(event, line));
+        }
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.event(event);
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file = File::create(path).map_err(|error| cannot_write(path, &error))?;
+    Ok(Box::new(file))
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure(format!("cannot write {}: {error}", path.display()))
+}
+
+fn count(line: &mut QueueLine, total: &Total) {
+    let place = match total.state {
+        State::Created => &mut line.created,
+        State::Confirmed => &mut line.confirmed,
+        State::PublishFailed => &mut line.publish_failed,
+        State::Returned => &mut line.returned,
+        State::Expired => &mut line.expired,
+        State::Dispatched => &mut line.dispatched,
+        State::Processing => &mut line.processing,
+        State::Acknowledged => &mut line.acknowledged,
+        State::Rejected => &mut line.rejected,
+        State::Failed => &mut line.failed,
+        State::Retrying => &mut line.retrying,
+        State::DeadLettered => &mut line.dead_lettered,
+        State::Dropped => &mut line.dropped,
+    };
+    *place += total.count;
+}

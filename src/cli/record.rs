@@ -1,0 +1,94 @@
+//! `acktrail record`: what the kernel delivers, to a file, without what a login holds.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use super::args::Invocation;
+use super::ready::Ready;
+use super::run::{kernel_release, now, options};
+use super::signals::Signals;
+use super::{Failure, limits, say};
+use crate::capture::Record;
+use crate::capture::recording::{Header, Writer};
+use crate::kernel::{Capture, privileges};
+use crate::lifecycle::transition::{Event, Observer, Transition};
+use crate::pipeline::Pipeline;
+
+/// Counters are recorded this often.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The stages run along for the positions of logins only; what they find is nobody's here.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn transition(&mut self, _: &Transition<'_>) {}
+    fn event(&mut self, _: &Event<'_>) {}
+}
+
+/// Records until it is told to end, or the duration is over.
+///
+/// # Errors
+/// If the capture cannot work here, or the file cannot be written.
+pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure> {
+    let config = &invocation.config;
+    let mut ready = Ready::prepare(&config.agent)?;
+    let signals = Signals::install()?;
+    let cannot = |error| Failure(format!("cannot write {}: {error}", path.display()));
+    let file = BufWriter::new(File::create(path).map_err(cannot)?);
+    let header = Header {
+        created: now(),
+        acktrail: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: kernel_release(),
+        host: config.record.host_name.then(host_name).flatten(),
+    };
+    let mut writer = Writer::new(file, &header).map_err(cannot)?;
+    let mut capture =
+        Capture::attach(&options(config)).map_err(|error| Failure(format!("{error}\n{}", error.advice())))?;
+    privileges::drop_all()?;
+    ready.announce()?;
+    let mut pipeline = Pipeline::new(limits(config));
+    let end = config.record.duration.map(|duration| Instant::now() + duration);
+    let mut next_beat = Instant::now();
+    let mut failed = None;
+    let mut ending = false;
+    while failed.is_none() {
+        let left = end.map_or(HEARTBEAT, |end| end.saturating_duration_since(Instant::now()));
+        let polled = capture.poll(left.min(HEARTBEAT), &mut |record| {
+            failed = write(&mut writer, &mut pipeline, &record).err().or(failed.take());
+        })?;
+        if next_beat <= Instant::now() || ending {
+            next_beat = Instant::now() + HEARTBEAT;
+            let counters = Record::Counters(capture.counters());
+            failed = write(&mut writer, &mut pipeline, &counters).err().or(failed.take());
+        }
+        for secret in pipeline.take_secrets() {
+            writer.wipe(&secret.taps, secret.start, secret.length);
+        }
+        failed = writer.commit().err().or(failed.take());
+        if ending && !polled.more {
+            break;
+        }
+        ending |= signals.stop() || end.is_some_and(|end| end <= Instant::now());
+    }
+    ready.stopping()?;
+    if let Some(error) = failed {
+        return Err(cannot(error));
+    }
+    let (file, totals) = writer.finish().map_err(cannot)?;
+    file.into_inner().map_err(|error| cannot(error.into_error()))?.sync_all().map_err(cannot)?;
+    say(&format!("{} records, {} bytes of payload, in {}", totals.records, totals.bytes, path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(writer: &mut Writer<BufWriter<File>>, pipeline: &mut Pipeline, record: &Record<'_>) -> std::io::Result<()> {
+    writer.write(record)?;
+    pipeline.handle(record, &mut Nobody);
+    Ok(())
+}
+
+fn host_name() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|text| text.trim().to_owned())
+}

@@ -1,0 +1,105 @@
+//! Metrics and spans on their way to the Collector.
+
+use std::time::{Duration, Instant};
+
+use super::{Failure, say};
+use crate::config::Config;
+use crate::export::metrics::{Health, Metrics};
+use crate::export::otlp::{self, Otlp};
+use crate::export::spans::{Sampling, Spans};
+use crate::export::summary::CaptureTotals;
+use crate::lifecycle::transition::{Event, Observer, Transition};
+use crate::time::Timestamp;
+
+/// Listens to the lifecycles and hands over what the Collector is to get.
+pub struct Telemetry {
+    metrics: Metrics,
+    spans: Spans,
+    exporter: Otlp,
+    interval: Duration,
+    next: Instant,
+}
+
+impl Telemetry {
+    /// Starts the exporter, if the configuration names a Collector. To be called after privileges are dropped: it has a
+    /// thread of its own.
+    ///
+    /// # Errors
+    /// If the endpoint or a header makes no sense.
+    pub fn start(config: &Config, now: Timestamp) -> Result<Option<Telemetry>, Failure> {
+        let Some(endpoint) = &config.otlp.endpoint else { return Ok(None) };
+        let mut to = otlp::Config::new(endpoint);
+        to.timeout = config.otlp.timeout;
+        to.headers = config.otlp.headers.iter().map(|(key, secret)| (key.clone(), secret.0.clone())).collect();
+        let exporter = Otlp::start(to).map_err(Failure)?;
+        let sampling = Sampling { ratio: config.traces.ratio, slow: config.traces.slow };
+        Ok(Some(Telemetry {
+            metrics: Metrics::new(now),
+            spans: Spans::new(sampling),
+            exporter,
+            interval: config.otlp.interval,
+            next: Instant::now() + config.otlp.interval,
+        }))
+    }
+
+    /// Hands over what is finished, and metrics when they are due.
+    pub fn poll(&mut self, now: Timestamp, totals: impl FnOnce() -> CaptureTotals) {
+        self.spans.poll(now);
+        if !self.spans.is_empty() {
+            self.exporter.spans(self.spans.take());
+        }
+        if self.next <= Instant::now() {
+            self.next = Instant::now() + self.interval;
+            self.hand_over_metrics(now, &totals());
+        }
+        if let Some(problem) = self.exporter.take_problem() {
+            say(&problem);
+        }
+    }
+
+    /// Hands over everything and waits for it, for a bounded time.
+    pub fn finish(mut self, now: Timestamp, totals: &CaptureTotals) {
+        self.spans.finish();
+        self.exporter.spans(self.spans.take());
+        self.hand_over_metrics(now, totals);
+        for (signal, reason, count) in self.exporter.shutdown() {
+            say(&format!("not exported: {count} {signal} ({reason})"));
+        }
+    }
+
+    fn hand_over_metrics(&mut self, now: Timestamp, totals: &CaptureTotals) {
+        let of_stage = |stage: &str, reasons: &[&str]| {
+            let wanted = totals.lost.iter().filter(|loss| loss.stage == stage && reasons.contains(&loss.reason));
+            wanted.map(|loss| (loss.reason, loss.count)).collect::<Vec<_>>()
+        };
+        let health = Health {
+            lost: totals.lost.clone(),
+            capture_bytes: totals.bytes,
+            capture_segments: totals.segments,
+            parser_errors: crate::protocol::Trouble::ALL
+                .iter()
+                .flat_map(|trouble| of_stage("protocol", &[trouble.name()]))
+                .collect(),
+            evictions: [("messages", "lifecycle", "evicted"), ("connections", "stream", "evicted_connections")]
+                .into_iter()
+                .flat_map(|(table, stage, reason)| {
+                    of_stage(stage, &[reason]).into_iter().map(move |(_, count)| (table, count))
+                })
+                .collect(),
+            export_failed: self.exporter.failed(),
+        };
+        self.exporter.metrics(self.metrics.snapshot(now, &health));
+    }
+}
+
+impl Observer for Telemetry {
+    fn transition(&mut self, transition: &Transition<'_>) {
+        self.metrics.transition(transition);
+        self.spans.transition(transition);
+    }
+
+    fn event(&mut self, event: &Event<'_>) {
+        self.metrics.event(event);
+        self.spans.event(event);
+    }
+}

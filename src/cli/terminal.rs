@@ -1,0 +1,264 @@
+//! Colour, width and columns.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
+
+use crate::config::Color;
+
+/// Whether to colour what goes to standard output.
+pub fn colors_stdout(choice: Color) -> bool {
+    colors(choice, |name| std::env::var_os(name), std::io::stdout().is_terminal())
+}
+
+/// Whether to colour: a choice decides; else `NO_COLOR` (if not empty), `CLICOLOR_FORCE`, `CLICOLOR=0` and `TERM=dumb`
+/// (<https://no-color.org>, <https://bixense.com/clicolors>), else whether it is a terminal.
+pub fn colors(choice: Color, variable: impl Fn(&str) -> Option<OsString>, terminal: bool) -> bool {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    match choice {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto if set("NO_COLOR").is_some() => false,
+        Color::Auto if set("CLICOLOR_FORCE").is_some_and(|value| value != "0") => true,
+        Color::Auto if set("CLICOLOR").is_some_and(|value| value == "0") => false,
+        Color::Auto if set("TERM").is_some_and(|value| value == "dumb") => false,
+        Color::Auto => terminal,
+    }
+}
+
+/// Columns of the terminal at standard output: as `COLUMNS` says, else the terminal, else 100. Between 40 and 400.
+pub fn width_stdout() -> usize {
+    let said = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    said.or_else(terminal_width).unwrap_or(100).clamp(40, 400)
+}
+
+fn terminal_width() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes a winsize to the address given, which is that of a live one.
+    let answer = unsafe { libc::ioctl(std::io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (answer == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+/// A colour, or its absence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Style {
+    #[default]
+    Plain,
+    Dim,
+    Bold,
+    Red,
+    BoldRed,
+    Green,
+    Yellow,
+    Blue,
+    Magenta,
+    Cyan,
+}
+
+impl Style {
+    fn code(self) -> &'static str {
+        match self {
+            Style::Plain => "",
+            Style::Dim => "2",
+            Style::Bold => "1",
+            Style::Red => "31",
+            Style::BoldRed => "1;31",
+            Style::Green => "32",
+            Style::Yellow => "33",
+            Style::Blue => "34",
+            Style::Magenta => "35",
+            Style::Cyan => "36",
+        }
+    }
+
+    /// Appends the text, coloured if `colors`.
+    pub fn paint(self, text: &str, colors: bool, out: &mut String) {
+        if colors && self != Style::Plain && !text.trim().is_empty() {
+            out.push_str("\x1b[");
+            out.push_str(self.code());
+            out.push('m');
+            out.push_str(text);
+            out.push_str("\x1b[0m");
+        } else {
+            out.push_str(text);
+        }
+    }
+}
+
+/// Columns that a text takes: wide characters two, combining ones none.
+pub fn columns(text: &str) -> usize {
+    text.chars().map(character_columns).sum()
+}
+
+fn character_columns(character: char) -> usize {
+    match u32::from(character) {
+        0x20..=0x2ff => 1,
+        0..0x20
+        | 0x300..=0x36f
+        | 0x1ab0..=0x1aff
+        | 0x1dc0..=0x1dff
+        | 0x200b..=0x200f
+        | 0x20d0..=0x20ff
+        | 0xfe00..=0xfe0f
+        | 0xfe20..=0xfe2f => 0,
+        0x1100..=0x115f
+        | 0x2e80..=0xa4cf
+        | 0xac00..=0xd7a3
+        | 0xf900..=0xfaff
+        | 0xfe30..=0xfe6f
+        | 0xff00..=0xff60
+        | 0xffe0..=0xffe6
+        | 0x1f300..=0x1faff
+        | 0x20000..=0x3fffd => 2,
+        _ => 1,
+    }
+}
+
+/// The text if it fits, else its beginning and `…`.
+pub fn cut(text: &str, width: usize) -> String {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    let mut left = width.saturating_sub(1);
+    let mut end = 0;
+    for (at, character) in text.char_indices() {
+        let Some(rest) = left.checked_sub(character_columns(character)) else { break };
+        left = rest;
+        end = at + character.len_utf8();
+    }
+    let mark = if width == 0 { "" } else { "…" };
+    format!("{}{mark}", text.get(..end).unwrap_or_default())
+}
+
+/// The side at which a column's texts are flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Texts.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// The text, cut or padded to exactly this many columns.
+pub fn fit(text: &str, width: usize, align: Align) -> String {
+    let text = cut(text, width);
+    let space = " ".repeat(width.saturating_sub(columns(&text)));
+    match align {
+        Align::Left => text + &space,
+        Align::Right => space + &text,
+    }
+}
+
+/// A table: a heading, rows, and how each column is aligned. Left-aligned columns give way where it does not fit.
+pub struct Table {
+    heading: Vec<(String, Align)>,
+    rows: Vec<Vec<(String, Style)>>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(heading: &[(&str, Align)]) -> Table {
+        Table { heading: heading.iter().map(|(text, align)| ((*text).to_owned(), *align)).collect(), rows: Vec::new() }
+    }
+
+    /// Adds a row; one cell per column.
+    pub fn row(&mut self, cells: Vec<(String, Style)>) {
+        self.rows.push(cells);
+    }
+
+    /// The table's lines. At most `width` columns wide unless its numbers alone need more.
+    pub fn render(&self, width: usize, colors: bool, out: &mut String) {
+        let widths = self.widths(width);
+        let heading: Vec<(String, Style)> = self.heading.iter().map(|(text, _)| (text.clone(), Style::Bold)).collect();
+        for row in std::iter::once(&heading).chain(&self.rows) {
+            let mut gap = 0;
+            for ((text, style), (width, (_, align))) in row.iter().zip(widths.iter().zip(&self.heading)) {
+                let cell = fit(text, *width, *align);
+                let bare = cell.trim_end();
+                out.push_str(&" ".repeat(gap));
+                style.paint(bare, colors, out);
+                gap = 2 + cell.len() - bare.len();
+            }
+            out.truncate(out.trim_end_matches(' ').len());
+            out.push('\n');
+        }
+    }
+
+    fn widths(&self, total: usize) -> Vec<usize> {
+        let mut widths: Vec<usize> = self.heading.iter().map(|(text, _)| columns(text)).collect();
+        for row in &self.rows {
+            for (width, (text, _)) in widths.iter_mut().zip(row) {
+                *width = (*width).max(columns(text));
+            }
+        }
+        let mut excess = (widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).saturating_sub(total);
+        while excess > 0 {
+            let texts = widths.iter_mut().zip(&self.heading).filter(|(_, (_, align))| *align == Align::Left);
+            let Some((widest, _)) = texts.max_by_key(|(width, _)| **width).filter(|(width, _)| **width > 8) else {
+                break;
+            };
+            *widest -= 1;
+            excess -= 1;
+        }
+        widths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn who_decides_about_colour() {
+        let decide = |choice, variables: &[(&str, &str)], terminal| {
+            let variables: Vec<(String, String)> =
+                variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let find = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.into());
+            colors(choice, find, terminal)
+        };
+        assert!(decide(Color::Auto, &[], true));
+        assert!(!decide(Color::Auto, &[], false));
+        assert!(!decide(Color::Auto, &[("NO_COLOR", "1"), ("CLICOLOR_FORCE", "1")], true));
+        assert!(decide(Color::Auto, &[("NO_COLOR", "")], true));
+        assert!(decide(Color::Auto, &[("CLICOLOR_FORCE", "1")], false));
+        assert!(!decide(Color::Auto, &[("CLICOLOR_FORCE", "0")], false));
+        assert!(!decide(Color::Auto, &[("CLICOLOR", "0")], true));
+        assert!(!decide(Color::Auto, &[("TERM", "dumb")], true));
+        assert!(decide(Color::Always, &[("NO_COLOR", "1")], false));
+        assert!(!decide(Color::Never, &[("CLICOLOR_FORCE", "1")], true));
+    }
+
+    #[test]
+    fn texts_are_cut_by_columns_not_bytes() {
+        assert_eq!(cut("orders", 6), "orders");
+        assert_eq!(cut("orders", 5), "orde…");
+        assert_eq!(cut("注文注文", 5), "注文…");
+        assert_eq!(cut("注文", 2), "…");
+        assert_eq!(cut("ab", 0), "");
+        assert_eq!(fit("é", 3, Align::Left), "é  ");
+        assert_eq!(fit("12", 4, Align::Right), "  12");
+    }
+
+    #[test]
+    fn a_table_lines_up_and_gives_way() {
+        let mut table = Table::new(&[("queue", Align::Left), ("acked", Align::Right)]);
+        table.row(vec![("orders".to_owned(), Style::Plain), ("12".to_owned(), Style::Green)]);
+        table.row(vec![("a-queue-with-a-very-long-name".to_owned(), Style::Plain), ("3".to_owned(), Style::Plain)]);
+        let mut out = String::new();
+        table.render(25, false, &mut out);
+        assert_eq!(out, "queue               acked\norders                 12\na-queue-with-a-ve…      3\n");
+        let mut coloured = String::new();
+        table.render(25, true, &mut coloured);
+        assert!(coloured.contains("\x1b[32m    12") || coloured.contains("\x1b[32m   12"), "{coloured:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_fitted_fits(text in "\\PC{0,30}", width in 0usize..40) {
+            prop_assert_eq!(columns(&fit(&text, width, Align::Left)), width);
+            prop_assert_eq!(columns(&fit(&text, width, Align::Right)), width);
+        }
+    }
+}

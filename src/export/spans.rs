@@ -1,0 +1,272 @@
+//! Spans of the messages that matter, by the semantic conventions 1.44.0 (docs/messaging/messaging-spans.md).
+//!
+//! Made of transitions alone: a producer's span from Created to Confirmed, a consumer's span per delivery from the
+//! application's reading to the settlement, and a span where the broker moves a message to a dead-letter queue. Which
+//! messages get them, and how their ids come about, stands in docs/metrics.md.
+
+mod build;
+mod ids;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use hashbrown::DefaultHashBuilder;
+
+pub use self::ids::{Role, SpanContext, creation_context, span_id, trace_id};
+
+use super::metrics::Value;
+use super::registry::Attribute;
+use super::resource::Resource;
+use crate::lifecycle::transition::{Event, Observer, Reason, State, Transition};
+use crate::time::Timestamp;
+
+/// Which messages get spans.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// The share of messages that get spans whatever becomes of them, 0 to 1. Decided by the trace id, so that every agent
+    /// that sees the message decides alike.
+    pub ratio: f64,
+    /// A message that took longer than this from Created to Acknowledged always gets spans.
+    pub slow: Duration,
+}
+
+impl Default for Sampling {
+    fn default() -> Sampling {
+        Sampling { ratio: 0.01, slow: Duration::from_secs(10) }
+    }
+}
+
+/// What a span stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sending, where the message carries no context of its own.
+    Producer,
+    /// Sending a message that carries a context made by the application.
+    Client,
+    /// Processing a delivery.
+    Consumer,
+}
+
+/// A finished span.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// Whose.
+    pub resource: Resource,
+    /// Its ids.
+    pub context: SpanContext,
+    /// Its parent, in the same trace and perhaps in another process.
+    pub parent: Option<[u8; 8]>,
+    /// What it stands for.
+    pub kind: Kind,
+    /// `{operation} {destination}`.
+    pub name: String,
+    /// When it began.
+    pub start: Timestamp,
+    /// When it ended; not before `start`.
+    pub end: Timestamp,
+    /// Keys and values.
+    pub attributes: Vec<(&'static Attribute, Value)>,
+    /// What it follows from.
+    pub links: Vec<SpanContext>,
+    /// What happened before or within it.
+    pub events: Vec<(Timestamp, &'static str)>,
+    /// It ended in failure.
+    pub failed: bool,
+    /// It is here because of what became of its message, not by chance: the last to be given up where there are too many.
+    pub important: bool,
+}
+
+/// Listens to the lifecycle and makes spans.
+pub struct Spans {
+    sampling: Sampling,
+    threshold: u64,
+    ready: Vec<Span>,
+    lost: u64,
+    pending: HashMap<u128, Span, DefaultHashBuilder>,
+    pending_order: VecDeque<(Timestamp, u128)>,
+    emitted: Recent,
+}
+
+impl Spans {
+    /// How long a producer's span waits for the broker's confirm.
+    pub const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+    /// Producers' spans that wait at once; beyond, the oldest goes out without its confirm.
+    pub const PENDING: usize = 4096;
+    /// Finished spans that wait to be taken; beyond, new ones are lost and counted.
+    pub const READY: usize = 16_384;
+
+    /// By these rules. A ratio outside 0 to 1 is taken as the nearer of the two.
+    pub fn new(sampling: Sampling) -> Spans {
+        Spans {
+            sampling,
+            threshold: ids::threshold(sampling.ratio),
+            ready: Vec::new(),
+            lost: 0,
+            pending: HashMap::default(),
+            pending_order: VecDeque::new(),
+            emitted: Recent::default(),
+        }
+    }
+
+    /// Releases what has waited long enough for a confirm.
+    pub fn poll(&mut self, now: Timestamp) {
+        while let Some((since, identity)) = self.pending_order.front().copied() {
+            if now.since(since) < Self::CONFIRM_WAIT && self.pending_order.len() <= Self::PENDING {
+                break;
+            }
+            self.pending_order.pop_front();
+            if let Some(span) = self.pending.remove(&identity) {
+                self.emit(span);
+            }
+        }
+    }
+
+    /// Releases everything that waits: the end has come.
+    pub fn finish(&mut self) {
+        while let Some((_, identity)) = self.pending_order.pop_front() {
+            if let Some(span) = self.pending.remove(&identity) {
+                self.emit(span);
+            }
+        }
+    }
+
+    /// Takes the finished spans.
+    pub fn take(&mut self) -> Vec<Span> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whether there are finished spans.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Spans lost because nobody took them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn emit(&mut self, span: Span) {
+        if self.ready.len() >= Self::READY {
+            self.lost += 1;
+        } else {
+            self.ready.push(span);
+        }
+    }
+
+    /// A producer's span that waits for its confirm.
+    fn created(&mut self, line: &Transition<'_>) {
+        let Some(identity) = line.message else { return };
+        let span = build::producer(line, false);
+        match self.pending.insert(identity.0, span) {
+            // A twin: the first one goes out as it is.
+            Some(twin) => self.emit(twin),
+            None => self.pending_order.push_back((line.time, identity.0)),
+        }
+        self.poll(line.time);
+    }
+
+    fn confirmed(&mut self, line: &Transition<'_>) {
+        if let Some(identity) = line.message
+            && let Some(mut span) = self.pending.remove(&identity.0)
+        {
+            span.end = span.end.max(line.time);
+            self.emit(span);
+        }
+    }
+
+    /// A publish that failed, or came back.
+    fn publish_failed(&mut self, line: &Transition<'_>) {
+        if let Some(identity) = line.message {
+            self.pending.remove(&identity.0);
+            self.emitted.insert(identity.0);
+        }
+        self.emit(build::failed_producer(line));
+    }
+
+    /// The producer's span of a message that was not sampled, once it matters after all.
+    fn producer_after_all(&mut self, line: &Transition<'_>) {
+        let (Some(identity), Some(_)) = (line.message, line.timings.created) else { return };
+        let is_first = line.timings.first_failed.is_none_or(|failed| failed >= line.time);
+        // The first failing line of a queue emits it; the set knows of other queues, and of other reasons.
+        if self.emitted.insert(identity.0) && is_first {
+            self.emit(build::producer(line, true));
+        }
+    }
+
+    fn is_slow(&self, line: &Transition<'_>) -> bool {
+        line.timings.created.is_some_and(|created| line.time.since(created) > self.sampling.slow)
+    }
+}
+
+impl Observer for Spans {
+    fn transition(&mut self, line: &Transition<'_>) {
+        let sampled = ids::sampled(line, self.threshold);
+        match line.state {
+            State::Created if sampled && line.reason == Some(Reason::Republished) => {
+                // No confirm is waited for: it would be taken for the original's, whose identity it shares.
+                self.emit(build::producer(line, false));
+            }
+            State::Created if sampled => self.created(line),
+            State::Confirmed if sampled => self.confirmed(line),
+            State::PublishFailed | State::Returned => self.publish_failed(line),
+            State::Acknowledged => {
+                let important = line.delivery.is_some_and(|delivery| delivery > 1) || self.is_slow(line);
+                if important && !sampled {
+                    self.producer_after_all(line);
+                }
+                if (important || sampled) && line.corrects.is_none() {
+                    self.emit(build::consumer(line, important));
+                }
+            }
+            State::Rejected | State::Failed => {
+                if !sampled {
+                    self.producer_after_all(line);
+                }
+                if line.corrects.is_none() {
+                    self.emit(build::consumer(line, true));
+                }
+            }
+            State::DeadLettered => {
+                if !sampled {
+                    self.producer_after_all(line);
+                }
+                self.emit(build::dead_letter(line));
+            }
+            State::Expired | State::Dropped => {
+                if !sampled {
+                    self.producer_after_all(line);
+                }
+                // Lost in the consumer's receive buffer.
+                if matches!(line.previous, Some(State::Dispatched | State::Processing)) {
+                    self.emit(build::consumer(line, true));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, _event: &Event<'_>) {}
+}
+
+/// The identities whose producer's span went out lately for a reason, in two generations.
+#[derive(Default)]
+struct Recent {
+    young: HashSet<u128, DefaultHashBuilder>,
+    old: HashSet<u128, DefaultHashBuilder>,
+}
+
+impl Recent {
+    const GENERATION: usize = 16_384;
+
+    /// False if it was there already.
+    fn insert(&mut self, identity: u128) -> bool {
+        if self.young.contains(&identity) || self.old.contains(&identity) {
+            return false;
+        }
+        if self.young.len() >= Self::GENERATION {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+        }
+        self.young.insert(identity)
+    }
+}

@@ -1,0 +1,310 @@
+//! One span out of one line.
+
+use super::ids::{Role, SpanContext, creation_context, identity_of, publish_context, span_id, trace_id};
+use super::{Kind, Span};
+use crate::capture::Owner;
+use crate::export::destination::{Destination, fold};
+use crate::export::metrics::Value;
+use crate::export::registry::{Attribute, attribute};
+use crate::export::resource::Resource;
+use crate::lifecycle::transition::{Attributes, Reason, State, Transition};
+use crate::names::Name;
+
+/// The span of a publish, made of its own line, or (`after_all`) of a later line of its message.
+pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
+    let identity = identity_of(line);
+    let own = line.attributes.trace;
+    let is_publish_line = matches!(line.state, State::Created | State::PublishFailed | State::Returned);
+    let process = if is_publish_line { line.attributes.process } else { line.attributes.producer };
+    let mut attributes = Pairs::default();
+    attributes.operation(line, "publish", "send");
+    let name = attributes.destination("publish", line, None);
+    attributes.message(line);
+    attributes.server(line, true);
+    if is_publish_line {
+        attributes.name(&attribute::CLIENT_ID, line.attributes.client_id);
+    }
+    let start = line.timings.created.unwrap_or(line.time);
+    // A context of the application's own comes before ours: we saw it being sent. So does the publish of what this copies.
+    let is_copy = line.reason == Some(Reason::Republished);
+    let links = (own.is_some() || is_copy).then(|| creation_context(identity, own));
+    let mut context = publish_context(identity, own);
+    if is_copy {
+        let destination = Destination::of(&line.attributes).map(|destination| destination.to_string());
+        context.span_id = span_id(identity, Role::Republish, &destination.unwrap_or_default(), 0);
+    }
+    Span {
+        resource: resource(process),
+        context,
+        parent: links.map(|link| link.span_id),
+        kind: if own.is_some() { Kind::Client } else { Kind::Producer },
+        name,
+        start,
+        end: line.timings.confirmed.unwrap_or(start).max(start),
+        attributes: attributes.0,
+        links: links.into_iter().collect(),
+        events: Vec::new(),
+        failed: false,
+        important: after_all,
+    }
+}
+
+/// The span of a publish that failed or came back.
+pub(super) fn failed_producer(line: &Transition<'_>) -> Span {
+    let mut span = producer(line, true);
+    let mut attributes = Pairs(span.attributes);
+    attributes.outcome(line);
+    attributes.error(line);
+    span.attributes = attributes.0;
+    span.end = span.end.max(line.time);
+    span.failed = true;
+    span
+}
+
+/// The span of a delivery, made of the line that settled it.
+pub(super) fn consumer(line: &Transition<'_>, important: bool) -> Span {
+    let queue = line.attributes.queue;
+    let failed = line.state != State::Acknowledged;
+    let mut attributes = Pairs::default();
+    attributes.operation(line, "process", "process");
+    let name = attributes.destination("process", line, queue);
+    attributes.message(line);
+    attributes.server(line, false);
+    attributes.delivery(line);
+    attributes.outcome(line);
+    if failed {
+        attributes.error(line);
+    }
+    let mut links = origins(line);
+    let parent = links.first().copied();
+    let delivery = line.delivery.unwrap_or(0);
+    if delivery > 1 && line.message.is_some() && line.timings.first_failed.is_some_and(|failed| failed < line.time) {
+        links.push(process_context(line, delivery - 1));
+    }
+    let Timings { start, events } = timings(line);
+    Span {
+        resource: resource(line.attributes.process),
+        context: process_context(line, delivery),
+        parent: parent.map(|parent| parent.span_id),
+        kind: Kind::Consumer,
+        name,
+        start,
+        end: line.time.max(start),
+        attributes: attributes.0,
+        links,
+        events,
+        failed,
+        important,
+    }
+}
+
+/// The span of the broker's move to a dead-letter queue: it sends the message again.
+pub(super) fn dead_letter(line: &Transition<'_>) -> Span {
+    let identity = identity_of(line);
+    let own = line.attributes.trace;
+    let source = line.attributes.dead_letter_source.or(line.attributes.queue);
+    let delivery = line.delivery.unwrap_or(0);
+    let mut attributes = Pairs::default();
+    attributes.operation(line, "dead_letter", "send");
+    let mut name = "dead_letter".to_owned();
+    if let Some(destination) = line.attributes.dead_letter_destination {
+        let generated = crate::export::destination::is_generated(destination);
+        attributes.destination_pairs((**destination).into(), generated.then(|| fold(destination).into()));
+        name = format!("dead_letter {}", fold(destination));
+    } else {
+        attributes.destination("dead_letter", line, source);
+    }
+    attributes.message(line);
+    attributes.server(line, false);
+    attributes.name(&attribute::QUEUE, source);
+    attributes.name(&attribute::DEAD_LETTER_SOURCE, source);
+    attributes.name(&attribute::DEAD_LETTER_DESTINATION, line.attributes.dead_letter_destination);
+    attributes.outcome(line);
+    attributes.error(line);
+    let mut links = origins(line);
+    let mut parent = links.first().copied();
+    if delivery > 0 && line.message.is_some() && line.timings.first_failed.is_some() {
+        let last = process_context(line, delivery);
+        parent = Some(last);
+        links.push(last);
+    }
+    Span {
+        resource: resource(line.attributes.process),
+        context: SpanContext {
+            trace_id: trace_id(identity, own),
+            span_id: span_id(identity, Role::DeadLetter, text(source), delivery),
+        },
+        parent: parent.map(|parent| parent.span_id),
+        kind: Kind::Producer,
+        name,
+        start: line.time,
+        end: line.time,
+        attributes: attributes.0,
+        links,
+        events: Vec::new(),
+        failed: true,
+        important: true,
+    }
+}
+
+/// The contexts that a message comes from: the creation context, and our span of the publish where that is another one and
+/// was seen. None where the message has no identity that another line could share.
+fn origins(line: &Transition<'_>) -> Vec<SpanContext> {
+    let Some(identity) = line.message else {
+        return line.attributes.trace.map(|own| creation_context(identity_of(line), Some(own))).into_iter().collect();
+    };
+    let own = line.attributes.trace;
+    let mut links = vec![creation_context(identity, own)];
+    if own.is_some() && line.timings.created.is_some() {
+        links.push(publish_context(identity, own));
+    }
+    links
+}
+
+fn process_context(line: &Transition<'_>, delivery: u32) -> SpanContext {
+    let identity = identity_of(line);
+    let Attributes { queue, consumer_tag, stream_offset, trace, .. } = line.attributes;
+    let queue = text(queue);
+    let span_id = match (delivery, stream_offset) {
+        // Which delivery it was is not known: told apart by its time.
+        (0, _) => span_id(identity, Role::Process, &format!("{queue}\0{}", line.time.0), 0),
+        // A stream gives each of its consumers every message.
+        (_, Some(_)) => span_id(identity, Role::Process, &format!("{queue}\0{}", text(consumer_tag)), delivery),
+        _ => span_id(identity, Role::Process, queue, delivery),
+    };
+    SpanContext { trace_id: trace_id(identity, trace), span_id }
+}
+
+struct Timings {
+    start: crate::time::Timestamp,
+    events: Vec<(crate::time::Timestamp, &'static str)>,
+}
+
+/// A delivery begins when the application has read it; how long it lay in the receive buffer shows as an event.
+fn timings(line: &Transition<'_>) -> Timings {
+    let dispatched = line.timings.dispatched;
+    let start = line.timings.processing.or(dispatched).unwrap_or(line.time).min(line.time);
+    let events = dispatched.filter(|dispatched| *dispatched < start).map(|dispatched| (dispatched, "dispatched"));
+    Timings { start, events: events.into_iter().collect() }
+}
+
+fn resource(process: Option<&Owner>) -> Resource {
+    match process {
+        Some(process) => Resource::Process { pid: process.pid, executable: process.executable.as_str().into() },
+        None => Resource::Unknown,
+    }
+}
+
+fn text(name: Option<&Name>) -> &str {
+    name.map_or("", |name| &**name)
+}
+
+/// Attributes being collected.
+#[derive(Default)]
+struct Pairs(Vec<(&'static Attribute, Value)>);
+
+impl Pairs {
+    fn operation(&mut self, line: &Transition<'_>, name: &'static str, kind: &'static str) {
+        self.word(&attribute::SYSTEM, Some(line.attributes.system).filter(|system| !system.is_empty()));
+        self.word(&attribute::OPERATION_NAME, Some(name));
+        self.word(&attribute::OPERATION_TYPE, Some(kind));
+    }
+
+    /// The destination's attributes; gives the span's name.
+    fn destination(&mut self, operation: &str, line: &Transition<'_>, queue: Option<&Name>) -> String {
+        let (exchange, routing_key) = (text(line.attributes.exchange), text(line.attributes.routing_key));
+        let destination = Destination::new(exchange, routing_key, text(queue));
+        let folded = destination.folded().to_string();
+        let name = format!("{operation} {folded}");
+        self.destination_pairs(destination.to_string().into(), destination.is_generated().then(|| folded.into()));
+        name
+    }
+
+    fn destination_pairs(&mut self, name: Name, template: Option<Name>) {
+        self.name(&attribute::DESTINATION_NAME, Some(&name));
+        if template.is_some() {
+            self.name(&attribute::DESTINATION_TEMPLATE, template.as_ref());
+            self.0.push((&attribute::DESTINATION_ANONYMOUS, Value::Bool(true)));
+        }
+    }
+
+    /// What the message itself says.
+    fn message(&mut self, line: &Transition<'_>) {
+        let attributes = &line.attributes;
+        self.name(&attribute::MESSAGE_ID, attributes.message_id);
+        self.name(&attribute::CONVERSATION_ID, attributes.conversation_id);
+        self.int(&attribute::BODY_SIZE, attributes.body_size);
+        self.name(&attribute::ROUTING_KEY, attributes.routing_key);
+        self.name(&attribute::EXCHANGE, attributes.exchange);
+        self.name(&attribute::VHOST, attributes.vhost);
+        if let Some(identity) = line.message {
+            self.0.push((&attribute::MESSAGE, Value::Name(format!("{:032x}", identity.0).into())));
+        }
+        self.int(&attribute::COUNT, Some(line.count).filter(|count| *count > 1));
+    }
+
+    fn server(&mut self, line: &Transition<'_>, sending: bool) {
+        let Some(server) = line.attributes.server else { return };
+        let address: Name = server.ip().to_string().into();
+        let port = Some(u64::from(server.port()));
+        self.name(&attribute::SERVER_ADDRESS, Some(&address));
+        self.int(&attribute::SERVER_PORT, port);
+        if sending {
+            self.name(&attribute::PEER_ADDRESS, Some(&address));
+            self.int(&attribute::PEER_PORT, port);
+        }
+    }
+
+    fn delivery(&mut self, line: &Transition<'_>) {
+        let attributes = &line.attributes;
+        self.name(&attribute::CLIENT_ID, attributes.client_id);
+        self.name(&attribute::QUEUE, attributes.queue);
+        self.name(&attribute::CONSUMER_TAG, attributes.consumer_tag);
+        self.int(&attribute::DELIVERY_TAG, attributes.delivery_tag);
+        self.int(&attribute::STREAM_OFFSET, attributes.stream_offset);
+        self.int(&attribute::DELIVERY, line.delivery.map(u64::from));
+        if let Some(redelivered) = attributes.redelivered {
+            self.0.push((&attribute::REDELIVERED, Value::Bool(redelivered)));
+        }
+        self.word(&attribute::SETTLEMENT, attributes.settlement.map(|settlement| settlement.name()));
+    }
+
+    /// How the span ended.
+    fn outcome(&mut self, line: &Transition<'_>) {
+        self.word(&attribute::STATE, Some(line.state.name()));
+        self.word(&attribute::REASON, line.reason.map(|reason| reason.name()));
+        self.word(&attribute::EVIDENCE, Some(line.evidence.name()));
+        if line.ambiguous {
+            self.0.push((&attribute::AMBIGUOUS, Value::Bool(true)));
+        }
+    }
+
+    /// `error.type`: the broker's code if there is one, else the reason, else the state.
+    fn error(&mut self, line: &Transition<'_>) {
+        let value = match (line.attributes.error_code, line.reason) {
+            (Some(code), _) => Value::Name(code.to_string().into()),
+            (None, Some(reason)) => Value::Word(reason.name()),
+            (None, None) => Value::Word(line.state.name()),
+        };
+        self.0.push((&attribute::ERROR_TYPE, value));
+        self.name(&attribute::ERROR_TEXT, line.attributes.error_text);
+    }
+
+    fn name(&mut self, key: &'static Attribute, value: Option<&Name>) {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            self.0.push((key, Value::Name(value.clone())));
+        }
+    }
+
+    fn word(&mut self, key: &'static Attribute, value: Option<&'static str>) {
+        if let Some(value) = value {
+            self.0.push((key, Value::Word(value)));
+        }
+    }
+
+    fn int(&mut self, key: &'static Attribute, value: Option<u64>) {
+        if let Some(value) = value {
+            self.0.push((key, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What is outstanding on a channel: deliveries that wait for a settlement, publishes that wait for a confirm.
+
+use std::collections::VecDeque;
+
+use crate::names::Name;
+use crate::protocol::operation::Tags;
+use crate::stream::Position;
+
+use super::message::MessageRef;
+
+/// A delivery in a consumer's hands.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub tag: u64,
+    pub message: MessageRef,
+    /// Which of the message's chains.
+    pub chain: u32,
+    /// The chain's number of deliveries with this one: a later one makes this one stale.
+    pub attempt: u32,
+    pub consumer: Option<Name>,
+    pub redelivered: bool,
+    /// Position behind its last byte, in the broker's flow.
+    pub end: Position,
+    /// A settlement of it may have been lost in a hole.
+    pub doubtful: bool,
+    /// Its queue was deleted: it has nowhere to go back to.
+    pub queue_gone: bool,
+}
+
+/// Entries in ascending order of tag, from which any one can be taken.
+#[derive(Debug)]
+pub(super) struct Outstanding<T> {
+    entries: VecDeque<(u64, Option<T>)>,
+    live: usize,
+}
+
+impl<T> Default for Outstanding<T> {
+    fn default() -> Self {
+        Outstanding { entries: VecDeque::new(), live: 0 }
+    }
+}
+
+impl<T> Outstanding<T> {
+    /// How many are outstanding.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Adds one. Tags ascend on the wire; one that does not (after a hole was bridged wrongly) is refused.
+    pub fn push(&mut self, tag: u64, value: T) -> Result<(), T> {
+        if self.entries.back().is_some_and(|(last, _)| *last >= tag) {
+            return Err(value);
+        }
+        self.entries.push_back((tag, Some(value)));
+        self.live += 1;
+        Ok(())
+    }
+
+    /// The one with this tag.
+    pub fn get(&self, tag: u64) -> Option<&T> {
+        self.entries[self.place(tag)?].1.as_ref()
+    }
+
+    /// Takes those that a settlement names, in order of their tags.
+    pub fn take(&mut self, tags: Tags) -> Vec<T> {
+        let taken = match tags {
+            Tags::One(tag) => self.take_one(tag).into_iter().collect(),
+            Tags::UpTo(last) => {
+                let end = self.entries.partition_point(|(tag, _)| *tag <= last);
+                self.entries.drain(..end).filter_map(|(_, value)| value).collect()
+            }
+            Tags::All => self.entries.drain(..).filter_map(|(_, value)| value).collect::<Vec<T>>(),
+        };
+        if !matches!(tags, Tags::One(_)) {
+            self.live -= taken.len();
+        }
+        taken
+    }
+
+    /// Takes the one with this tag.
+    pub fn take_one(&mut self, tag: u64) -> Option<T> {
+        let place = self.place(tag)?;
+        let value = self.entries[place].1.take()?;
+        self.live -= 1;
+        while self.entries.front().is_some_and(|(_, value)| value.is_none()) {
+            self.entries.pop_front();
+        }
+        // A delivery that is never settled must not keep the places of all later ones.
+        if self.entries.len() > 64 && self.entries.len() > 4 * self.live {
+            self.entries.retain(|(_, value)| value.is_some());
+        }
+        Some(value)
+    }
+
+    /// All that are outstanding, in order of their tags.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|(_, value)| value.as_ref())
+    }
+
+    /// All that are outstanding, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.entries.iter_mut().filter_map(|(_, value)| value.as_mut())
+    }
+
+    fn place(&self, tag: u64) -> Option<usize> {
+        // Without gaps the place follows from the first tag.
+        let guess = usize::try_from(tag.checked_sub(self.entries.front()?.0)?).ok()?;
+        if self.entries.get(guess).is_some_and(|(found, _)| *found == tag) {
+            return Some(guess);
+        }
+        self.entries.binary_search_by_key(&tag, |(found, _)| *found).ok()
+    }
+}
+
+/// One channel.
+#[derive(Debug, Default)]
+pub(super) struct Channel {
+    pub held: Outstanding<Held>,
+    pub unconfirmed: Outstanding<MessageRef>,
+    /// The latest publishes without a confirm tag, for a channel close that names one of them.
+    recent: VecDeque<MessageRef>,
+    /// Its opening was seen, and all that the broker has sent on it since.
+    pub complete: bool,
+    /// Some settlement was seen: its consumers settle.
+    pub settles: bool,
+    /// Deliveries of consumers that may or may not settle.
+    pub undecided: u64,
+    /// What was concluded of consumers that may or may not settle.
+    pub presumed_automatic: Option<bool>,
+    /// Frames of the broker were lost: a confirm may have been among them.
+    pub confirms_doubtful: bool,
+    /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).
+    pub cancelled_by_broker: bool,
+}
+
+impl Channel {
+    const MOST_RECENT: usize = 4096;
+
+    /// Remembers a publish that no confirm will name.
+    pub fn remember(&mut self, message: MessageRef) {
+        if self.recent.len() >= Self::MOST_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(message);
+    }
+
+    /// The last `publishes` without a tag count from `first` on, as was inferred.
+    pub fn learn_tags(&mut self, first: u64, publishes: u64) {
+        let known = usize::try_from(publishes).unwrap_or(usize::MAX).min(self.recent.len());
+        let Some(first) = first.checked_add(publishes - known as u64) else { return };
+        let learned = self.recent.split_off(self.recent.len() - known);
+        for (tag, message) in (first..).zip(learned) {
+            // Tags that are known already are later ones; a contradiction is dropped, not guessed at.
+            let _ = self.unconfirmed.push(tag, message);
+        }
+    }
+
+    /// The publishes of this channel whose fate the broker has not told, oldest first.
+    pub fn untold(&self) -> impl Iterator<Item = MessageRef> {
+        self.recent.iter().chain(self.unconfirmed.iter()).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_by_tag_in_any_order() {
+        let mut outstanding = Outstanding::default();
+        for tag in [1, 2, 5, 6, 9] {
+            outstanding.push(tag, tag).unwrap();
+        }
+        assert_eq!(outstanding.push(9, 9), Err(9));
+        assert_eq!(outstanding.take(Tags::One(5)), [5]);
+        assert!(outstanding.take(Tags::One(5)).is_empty());
+        assert!(outstanding.take(Tags::One(7)).is_empty());
+        assert_eq!(outstanding.take(Tags::UpTo(6)), [1, 2, 6]);
+        assert_eq!(outstanding.len(), 1);
+        assert_eq!(outstanding.take(Tags::All), [9]);
+        assert_eq!(outstanding.len(), 0);
+    }
+
+    #[test]
+    fn one_that_stays_does_not_keep_the_places_of_the_others() {
+        let mut outstanding = Outstanding::default();
+        outstanding.push(1, 1).unwrap();
+        for tag in 2..100_000 {
+            outstanding.push(tag, tag).unwrap();
+            assert_eq!(outstanding.take_one(tag), Some(tag));
+        }
+        assert!(outstanding.entries.len() <= 128, "{}", outstanding.entries.len());
+        assert_eq!(outstanding.get(1), Some(&1));
+    }
+}

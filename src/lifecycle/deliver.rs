@@ -1,0 +1,430 @@
+//! The broker's half: Dispatched and Processing, and which message a delivery is of.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::channel::Held;
+use super::message::{Chain, Message, MessageRef, Messages, Moment, Route, same_name};
+use super::party::Party;
+use super::transition::{Evidence, Observer, Reason, Settlement, State};
+use super::{Connection, Lifecycles, Reading, Unread, emit};
+use crate::names::Name;
+use crate::protocol::operation::{self, ChannelId, Destination, Extras};
+use crate::stream::{ConnectionId, Flow, Position};
+use crate::time::Timestamp;
+
+/// A consumer that began before the capture either settles or not; after this many deliveries without a settlement on its
+/// channel it is taken for one that does not.
+const UNDECIDED: u64 = 1024;
+
+/// A delivery's own facts, apart from the message.
+pub(super) struct Delivery {
+    pub channel: ChannelId,
+    pub tag: u64,
+    pub consumer: Option<Name>,
+    pub queue: Option<Name>,
+    pub automatic: Option<bool>,
+    pub redelivered: bool,
+    pub end: Position,
+}
+
+impl Lifecycles {
+    pub(super) fn delivered(
+        &mut self,
+        time: Timestamp,
+        delivery: Delivery,
+        destination: &Destination,
+        message: operation::Message,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(delivery.channel.connection);
+        let route = self.messages.route(&destination.exchange, &destination.routing_key);
+        let body = message.body.filter(|_| message.message_id.is_none() && message.body_size != Some(0));
+        let broker_count = message.extras.as_ref().and_then(|extras| extras.delivery_count);
+        let death = message.extras.as_ref().and_then(|extras| extras.deaths.first()).map(|death| death.queue.clone());
+        let reference = self.message_of(time, &delivery, &route, message, &party, observer);
+        let Some(place) = self.chain_of(reference, &delivery) else { return };
+        self.failed_unseen(time, reference, place, delivery.channel, observer);
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.get().is_some());
+        let Some(chain) = entry.chains.get_mut(place) else { return };
+        let first = chain.attempt == 0 && !chain.is_awaited();
+        let wrong = is_wrong(chain).then_some(chain.state);
+        // A message that was thought lost on its way to the broker has arrived.
+        let arrived = first && message_state == State::PublishFailed && message_evidence == Evidence::Inferred;
+        let death = death.filter(|_| first);
+        let previous = match (first, &death) {
+            (true, Some(_)) => Some(State::DeadLettered),
+            (true, None) => seen.then_some(message_state),
+            (false, _) => Some(chain.state),
+        };
+        chain.delivery = match (chain.delivery, chain.attempt) {
+            (Some(latest), _) => latest.checked_add(1),
+            (None, 0) if !delivery.redelivered => Some(NonZeroU32::MIN),
+            _ => broker_count.and_then(|count| NonZeroU32::MIN.checked_add(u32::try_from(count).ok()?)),
+        };
+        chain.attempt += 1;
+        chain.state = State::Dispatched;
+        chain.evidence = Evidence::Observed;
+        chain.reason = None;
+        chain.dispatched = time.into();
+        chain.processing = Moment::default();
+        chain.route = Some(route);
+        chain.holder = Some(party.clone());
+        let held = Held {
+            tag: delivery.tag,
+            message: reference,
+            chain: u32::try_from(place).unwrap_or(u32::MAX),
+            attempt: chain.attempt,
+            consumer: delivery.consumer,
+            redelivered: delivery.redelivered,
+            end: delivery.end,
+            doubtful: false,
+            queue_gone: false,
+        };
+        if arrived {
+            entry.state = State::Created;
+        }
+        if let Some(entry) = self.messages.get(reference)
+            && let Some(chain) = entry.chains.get(place)
+        {
+            let mut line = emit::of_delivery(entry, chain, &held, &party, time);
+            line.previous = previous;
+            line.corrects = arrived.then_some(State::PublishFailed).or(wrong);
+            line.attributes.dead_letter_source = death.as_ref();
+            line.attributes.operation = Some(if held.consumer.is_some() { "deliver" } else { "get" });
+            observer.transition(&line);
+        }
+        self.settle_message(reference);
+        self.hold(time, delivery.channel, delivery.automatic, held, body, &party, observer);
+    }
+
+    /// Which message this is a delivery of; a new one where its publish was not seen.
+    fn message_of(
+        &mut self,
+        time: Timestamp,
+        delivery: &Delivery,
+        route: &Arc<Route>,
+        message: operation::Message,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) -> MessageRef {
+        let queue = delivery.queue.as_ref();
+        let deaths = message.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
+        let mut found = None;
+        if let Some(key) = message.identity {
+            let here = |entry: &Message| entry.publisher.as_ref().is_none_or(|p| p.shares_broker_with(party));
+            // It failed here and comes again.
+            let again = |entry: &Message| {
+                (delivery.redelivered || !deaths)
+                    && entry.chains.iter().find(|chain| is_chain_of(chain, delivery)).is_some_and(|chain| {
+                        matches!(chain.state, State::Failed | State::Retrying)
+                            || (delivery.redelivered && chain.is_in_flight())
+                            || is_wrong(chain)
+                    })
+                    && here(entry)
+            };
+            // It was published to where this delivery says, and this queue has not had it.
+            let next = |entry: &Message| {
+                let published_dead = entry.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
+                published_dead == deaths
+                    && (Arc::ptr_eq(&entry.route, route) || entry.route == *route)
+                    && !entry.chains.iter().any(|chain| is_chain_of(chain, delivery))
+                    && here(entry)
+            };
+            found = match self.messages.only(key) {
+                Some((reference, entry)) => (again(entry) || next(entry)).then_some(reference),
+                None => {
+                    let lane = Arc::as_ptr(route) as usize ^ usize::from(deaths);
+                    let again = self.messages.find_awaited(key, again);
+                    again.or_else(|| self.messages.next_of_queue(key, queue, lane, next))
+                }
+            };
+        }
+        if let (None, Some(extras)) = (found, message.extras.as_ref().filter(|_| deaths)) {
+            found = message.identity.and_then(|key| self.dead_message(key, queue, extras, party));
+        }
+        let reference = match found {
+            Some(reference) => reference,
+            None => self.unseen(route, &message),
+        };
+        self.learn(reference, &message);
+        if let Some(extras) = message.extras.as_ref().filter(|_| deaths) {
+            self.apply_deaths(time, reference, queue, extras, observer);
+        }
+        reference
+    }
+
+    /// A message whose publish was not seen: before the capture, on another host, or in a hole.
+    fn unseen(&mut self, route: &Arc<Route>, message: &operation::Message) -> MessageRef {
+        let death = message.extras.as_ref().and_then(|extras| extras.deaths.last());
+        let route = match death.and_then(|death| Some((&death.exchange, death.routing_key.as_ref()?))) {
+            Some((exchange, key)) => self.messages.route(exchange, key),
+            None => route.clone(),
+        };
+        let mut entry = Message::new(message.identity, State::Created, route);
+        entry.message_id = message.message_id.clone();
+        entry.set_body(message.body, message.body_size);
+        self.messages.insert(entry)
+    }
+
+    /// What a delivery shows that the publish did not (offsets, counters), or that a hole had taken.
+    fn learn(&mut self, reference: MessageRef, message: &operation::Message) {
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        entry.set_body(message.body, message.body_size);
+        let Some(extras) = &message.extras else { return };
+        let telling = extras.trace.is_some() || extras.correlation_id.is_some() || extras.stream_offset.is_some();
+        if !telling {
+            return;
+        }
+        let known: &mut Extras = entry.extras.get_or_insert_default();
+        known.trace = known.trace.or(extras.trace);
+        known.correlation_id = known.correlation_id.take().or_else(|| extras.correlation_id.clone());
+        known.stream_offset = extras.stream_offset.or(known.stream_offset);
+    }
+
+    /// The chain of this delivery, made if it is the first in its queue.
+    fn chain_of(&mut self, reference: MessageRef, delivery: &Delivery) -> Option<usize> {
+        let reader = self.stream_reader(reference, delivery);
+        let entry = self.messages.get_mut(reference)?;
+        let known = entry.chains.iter().position(|chain| {
+            same_name(chain.queue.as_ref(), delivery.queue.as_ref())
+                && same_name(chain.reader.as_deref(), reader.as_ref())
+        });
+        if known.is_some() {
+            return known;
+        }
+        let mut chain = Chain::new(delivery.queue.clone(), entry.state);
+        chain.reader = reader.map(Box::new);
+        entry.chains.push(chain)
+    }
+
+    /// A stream keeps its messages: every consumer gets each of them, as a chain of its own.
+    fn stream_reader(&self, reference: MessageRef, delivery: &Delivery) -> Option<Name> {
+        let entry = self.messages.get(reference)?;
+        let is_stream = entry.extras.as_ref().is_some_and(|extras| extras.stream_offset.is_some());
+        if is_stream { delivery.consumer.clone() } else { None }
+    }
+
+    /// The broker gives to one consumer what another still holds: that one's connection was lost, or its time was up, and
+    /// the evidence has not been seen yet.
+    fn failed_unseen(
+        &mut self,
+        time: Timestamp,
+        reference: MessageRef,
+        place: usize,
+        channel: ChannelId,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        let Some(chain) = entry.chains.get_mut(place).filter(|chain| chain.is_in_flight()) else { return };
+        let previous = chain.state;
+        let holder = chain.holder.clone();
+        let timed_out =
+            holder.as_ref().and_then(|holder| self.connections.get(&holder.connection)).is_some_and(|other| {
+                other.party.connection != channel.connection && other.channels.values().any(|c| c.cancelled_by_broker)
+            });
+        let reason = if timed_out { Reason::AckTimeout } else { Reason::ConnectionLost };
+        chain.state = State::Failed;
+        chain.evidence = Evidence::Inferred;
+        chain.reason = Some(reason);
+        chain.first_failed.get_or_insert(time);
+        let Some(chain) = entry.chains.get(place) else { return };
+        let mut line = emit::of_chain(entry, chain, holder.as_deref(), time);
+        line.previous = Some(previous);
+        observer.transition(&line);
+        self.retrying(time, reference, place, None, None, true, observer);
+    }
+
+    /// Keeps a delivery until it is settled, or, if that is all there is to come, until it is read.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the function above")]
+    fn hold(
+        &mut self,
+        time: Timestamp,
+        id: ChannelId,
+        automatic: Option<bool>,
+        held: Held,
+        body: Option<u64>,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) {
+        let channel = self.channel(id);
+        let automatic = automatic.or(channel.presumed_automatic);
+        if automatic == Some(true) {
+            if !party.reads_seen {
+                let inferred = channel.presumed_automatic.is_some();
+                self.messages.processing(time, &held, party, Evidence::Inferred, observer);
+                self.messages.settled_by_sending(time, &held, party, inferred, observer);
+                return;
+            }
+            let end = held.end;
+            let what = Reading::Automatic(Box::new(held));
+            self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
+            return;
+        }
+        let (tag, end, reference) = (held.tag, held.end, held.message);
+        if channel.held.push(tag, held).is_err() {
+            self.statistics.unmatched_settlements += 1;
+            return;
+        }
+        if let Some(body) = body {
+            self.held_bodies.insert(body, reference);
+        }
+        if party.reads_seen {
+            self.connection(id.connection).unread.push_back(Unread { end, channel: id, what: Reading::Settled(tag) });
+        }
+        if automatic.is_none() {
+            self.presume(time, id, party, observer);
+        }
+    }
+
+    /// Decides about consumers that began before the capture, once there are enough deliveries to tell.
+    fn presume(&mut self, time: Timestamp, id: ChannelId, party: &Party, observer: &mut dyn Observer) {
+        let channel = self.channel(id);
+        channel.undecided += 1;
+        if channel.settles || channel.undecided < UNDECIDED {
+            return;
+        }
+        channel.presumed_automatic = Some(true);
+        let event = self.event(time, id.connection, "automatic_presumed");
+        observer.event(&super::Event { evidence: Evidence::Inferred, count: Some(UNDECIDED), ..event });
+        for held in self.channel(id).held.take(operation::Tags::All) {
+            if !self.messages.is_latest(&held) {
+                continue;
+            }
+            self.forget_body(&held);
+            let state = self.messages.chain(&held).map(|chain| chain.state);
+            if party.reads_seen && state == Some(State::Dispatched) {
+                let end = held.end;
+                let what = Reading::Automatic(Box::new(held));
+                self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
+                continue;
+            }
+            self.messages.processing(time, &held, party, Evidence::Inferred, observer);
+            self.messages.settled_by_sending(time, &held, party, true, observer);
+        }
+        let unread = &mut self.connection(id.connection).unread;
+        unread.make_contiguous().sort_by_key(|unread| unread.end);
+    }
+
+    /// The application has read up to a position: what ends before it is in its hands.
+    pub(super) fn read(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        flow: Flow,
+        position: Position,
+        observer: &mut dyn Observer,
+    ) {
+        if self.broker_flow(connection) != Some(flow) {
+            return;
+        }
+        let Lifecycles { messages, connections, .. } = self;
+        let Some(Connection { party, channels, unread, .. }) = connections.get_mut(&connection) else { return };
+        while unread.front().is_some_and(|unread| unread.end <= position)
+            && let Some(Unread { channel, what, .. }) = unread.pop_front()
+        {
+            let channel = channels.get(&(channel.number, channel.incarnation));
+            match what {
+                Reading::Settled(tag) => {
+                    if let Some(held) = channel.and_then(|channel| channel.held.get(tag)) {
+                        messages.processing(time, held, party, Evidence::Observed, observer);
+                    }
+                }
+                Reading::Automatic(held) => {
+                    let presumed = channel.is_some_and(|channel| channel.presumed_automatic.is_some());
+                    messages.processing(time, &held, party, Evidence::Observed, observer);
+                    messages.settled_by_sending(time, &held, party, presumed, observer);
+                }
+            }
+        }
+    }
+
+    /// A connection ended: what was settled by being sent, and never read, is lost.
+    pub(super) fn drop_unread(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
+        let party = self.party(connection);
+        let unread = std::mem::take(&mut self.connection(connection).unread);
+        for unread in unread {
+            let Reading::Automatic(held) = unread.what else { continue };
+            self.messages.end_delivery(time, &held, &party, observer, |chain, line| {
+                chain.state = State::Dropped;
+                chain.evidence = Evidence::Inferred;
+                chain.reason = Some(Reason::ConnectionLost);
+                line.settlement = Some(Settlement::Automatic);
+            });
+        }
+    }
+
+    pub(super) fn forget_body(&mut self, held: &Held) {
+        let body = self.messages.get(held.message).filter(|entry| entry.message_id.is_none());
+        if let Some(body) = body.and_then(|entry| entry.body)
+            && self.held_bodies.get(&body.get()) == Some(&held.message)
+        {
+            self.held_bodies.remove(&body.get());
+        }
+    }
+}
+
+impl Messages {
+    /// Dispatched → Processing; nothing where it is there already, or further.
+    pub(super) fn processing(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        party: &Party,
+        evidence: Evidence,
+        observer: &mut dyn Observer,
+    ) {
+        if !self.is_latest(held) {
+            return;
+        }
+        let Some(entry) = self.get_mut(held.message) else { return };
+        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return };
+        if chain.state != State::Dispatched {
+            return;
+        }
+        chain.state = State::Processing;
+        chain.evidence = evidence;
+        chain.processing = time.into();
+        let Some(chain) = entry.chains.get(held.chain as usize) else { return };
+        let mut line = emit::of_delivery(entry, chain, held, party, time);
+        line.previous = Some(State::Dispatched);
+        line.attributes.operation = Some("process");
+        observer.transition(&line);
+    }
+
+    /// What is settled by being sent is settled.
+    pub(super) fn settled_by_sending(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        party: &Party,
+        inferred: bool,
+        observer: &mut dyn Observer,
+    ) {
+        self.end_delivery(time, held, party, observer, |chain, line| {
+            chain.state = State::Acknowledged;
+            chain.evidence = emit::evidence(inferred);
+            line.settlement = Some(Settlement::Automatic);
+        });
+    }
+
+    /// Whether a delivery in somebody's hands is the latest of its chain.
+    pub(super) fn is_latest(&self, held: &Held) -> bool {
+        self.chain(held).is_some_and(|chain| chain.attempt == held.attempt)
+    }
+
+    pub(super) fn chain(&self, held: &Held) -> Option<&Chain> {
+        self.get(held.message)?.chains.get(held.chain as usize)
+    }
+}
+
+/// A delivery shows that this end of the chain, which had been inferred, did not happen.
+fn is_wrong(chain: &Chain) -> bool {
+    chain.evidence == Evidence::Inferred && matches!(chain.state, State::Expired | State::Dropped | State::DeadLettered)
+}
+
+fn is_chain_of(chain: &Chain, delivery: &Delivery) -> bool {
+    same_name(chain.queue.as_ref(), delivery.queue.as_ref())
+        && (chain.reader.is_none() || same_name(chain.reader.as_deref(), delivery.consumer.as_ref()))
+}

@@ -1,0 +1,80 @@
+//! Messages whose time to live passes while nobody is given them. The broker says nothing of it on any connection, so it is
+//! inferred: from the queue's declaration, the message's own expiration, and from nobody having been given the message,
+//! which only an agent on the broker's host can know.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::message::{Chain, MessageRef};
+use super::party::Party;
+use super::transition::{Evidence, Observer, Reason, State};
+use super::{Lifecycles, emit};
+use crate::names::Name;
+use crate::time::Timestamp;
+
+/// How long after its time a message is given up: a delivery sent just before it may still be on its way through here.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// More messages than this are not waited for.
+const MOST: usize = 1 << 20;
+
+impl Lifecycles {
+    /// When [`Lifecycles::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.expiries.peek().map(|Reverse((time, _))| *time)
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Timestamp, observer: &mut dyn Observer) {
+        while let Some(Reverse((time, reference))) = self.expiries.peek().copied() {
+            if time > now {
+                break;
+            }
+            self.expiries.pop();
+            self.expired(time, reference, observer);
+        }
+    }
+
+    pub(super) fn expect_expiry(&mut self, time: Timestamp, reference: MessageRef, party: &Party) {
+        if let Some((_, ttl)) = self.expiry_of(reference, party)
+            && self.expiries.len() < MOST
+        {
+            let deadline = time.plus(Duration::from_millis(ttl)).plus(GRACE);
+            self.expiries.push(Reverse((deadline, reference)));
+        }
+    }
+
+    fn expiry_of(&mut self, reference: MessageRef, party: &Party) -> Option<(Name, u64)> {
+        if !party.broker_seen {
+            return None;
+        }
+        let entry = self.messages.get(reference)?;
+        let own = entry.extras.as_ref().and_then(|extras| extras.expiration_ms);
+        if own.is_none() && !self.expiring {
+            return None;
+        }
+        if entry.extras.as_ref().is_some_and(|extras| extras.carbon_copies) {
+            return None;
+        }
+        let route = entry.route.clone();
+        self.topology(party).expiry(&route.exchange, &route.routing_key, own)
+    }
+
+    fn expired(&mut self, time: Timestamp, reference: MessageRef, observer: &mut dyn Observer) {
+        let Some(publisher) = self.messages.get(reference).and_then(|entry| entry.publisher.clone()) else { return };
+        let Some((queue, _)) = self.expiry_of(reference, &publisher) else { return };
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        if !entry.chains.is_empty() || !matches!(entry.state, State::Created | State::Confirmed) {
+            return;
+        }
+        let mut chain = Chain::new(Some(queue), State::Expired);
+        chain.evidence = Evidence::Inferred;
+        chain.reason = Some(Reason::Expired);
+        let Some(place) = entry.chains.push(chain) else { return };
+        let Some(chain) = entry.chains.get(place) else { return };
+        let mut line = emit::of_chain(entry, chain, Some(&publisher), time);
+        line.previous = Some(entry.state);
+        observer.transition(&line);
+        self.dead_letter_expired(time, reference, place, observer);
+    }
+}

@@ -1,0 +1,219 @@
+//! The publisher's half: Created, Confirmed, PublishFailed, Returned.
+
+use super::message::{self, MessageRef};
+use super::party::Party;
+use super::transition::{Evidence, Observer, Reason, Settlement, State};
+use super::{Lifecycles, emit};
+use crate::protocol::operation::{BrokerError, ChannelId, Destination, Message, Tags};
+use crate::time::Timestamp;
+
+/// How many messages with the same id are compared with a publish, to recognise a copy.
+const MOST_COMPARED: usize = 64;
+
+/// Why, and how it is known, that a publish failed.
+#[derive(Clone, Copy)]
+pub(super) struct Failure<'a> {
+    pub reason: Reason,
+    pub inferred: bool,
+    pub error: Option<&'a BrokerError>,
+    pub settlement: Option<Settlement>,
+}
+
+impl Failure<'_> {
+    pub fn of(reason: Reason) -> Failure<'static> {
+        Failure { reason, inferred: false, error: None, settlement: None }
+    }
+}
+
+impl Lifecycles {
+    pub(super) fn published(
+        &mut self,
+        time: Timestamp,
+        channel: ChannelId,
+        tag: Option<u64>,
+        destination: &Destination,
+        message: Message,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(channel.connection);
+        let original = self.original(&party, destination, &message);
+        let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
+        let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
+        let route = self.messages.route(&destination.exchange, &destination.routing_key);
+        let mut entry = message::Message::new(message.identity, State::Created, route);
+        entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
+        entry.publisher = Some(party.clone());
+        entry.message_id = message.message_id;
+        entry.extras = message.extras;
+        entry.set_body(message.body, message.body_size);
+        entry.created = time.into();
+        let reference = self.messages.insert(entry);
+        let ended = self.connection(channel.connection).ended.get(&channel.number) == Some(&channel.incarnation);
+        if !ended {
+            let channel = self.channel(channel);
+            let refused = match tag {
+                Some(tag) => channel.unconfirmed.push(tag, reference).is_err(),
+                None => true,
+            };
+            if refused {
+                channel.remember(reference);
+            }
+        }
+        let Some(entry) = self.messages.get(reference) else { return };
+        let mut line = emit::of_message(entry, Some(&party), time);
+        line.previous = previous;
+        line.reason = original.map(|_| Reason::Republished);
+        line.attributes.operation = Some("publish");
+        observer.transition(&line);
+        if !ended {
+            self.expect_expiry(time, reference, &party);
+        } else {
+            // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
+            self.publish_failed(time, reference, Failure::of(Reason::ChannelClosed), observer);
+        }
+    }
+
+    /// The message of which this publish is a copy, made by the application that holds it: to a parking queue, a retry
+    /// queue, an error exchange. Without this, copy and original would look like two messages.
+    fn original(&mut self, party: &Party, destination: &Destination, message: &Message) -> Option<MessageRef> {
+        let is_copied = |entry: &message::Message| {
+            entry.message_id.is_some() == message.message_id.is_some()
+                && entry.chains.iter().any(|chain| {
+                    let route = chain.route.as_ref().unwrap_or(&entry.route);
+                    let elsewhere =
+                        route.exchange != destination.exchange || route.routing_key != destination.routing_key;
+                    let held = chain.holder.as_ref().is_some_and(|holder| holder.is_same_application(party));
+                    chain.is_in_flight() && elsewhere && held
+                })
+        };
+        if message.message_id.is_some() {
+            return self.messages.find(message.identity?, MOST_COMPARED, is_copied);
+        }
+        let reference = *self.held_bodies.get(&message.body?)?;
+        self.messages.get(reference).is_some_and(is_copied).then_some(reference)
+    }
+
+    pub(super) fn confirmed(
+        &mut self,
+        time: Timestamp,
+        channel: ChannelId,
+        tags: Tags,
+        inferred: bool,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(channel.connection);
+        let taken = self.channel(channel).unconfirmed.take(tags);
+        if taken.is_empty() {
+            self.statistics.unmatched_confirms += 1;
+        }
+        let multiple = !matches!(tags, Tags::One(_));
+        for reference in taken {
+            let Some(entry) = self.messages.get_mut(reference) else { continue };
+            if entry.state != State::Created {
+                continue;
+            }
+            entry.state = State::Confirmed;
+            entry.evidence = emit::evidence(inferred);
+            entry.confirmed = time.into();
+            let mut line = emit::of_message(entry, Some(&party), time);
+            line.previous = Some(State::Created);
+            line.attributes.operation = Some("confirm");
+            line.attributes.settlement = Some(super::settle::settlement(multiple));
+            observer.transition(&line);
+        }
+    }
+
+    pub(super) fn publish_refused(
+        &mut self,
+        time: Timestamp,
+        channel: ChannelId,
+        tags: Tags,
+        inferred: bool,
+        observer: &mut dyn Observer,
+    ) {
+        let taken = self.channel(channel).unconfirmed.take(tags);
+        if taken.is_empty() {
+            self.statistics.unmatched_confirms += 1;
+        }
+        let settlement = Some(super::settle::settlement(!matches!(tags, Tags::One(_))));
+        for reference in taken {
+            let failure = Failure { inferred, settlement, ..Failure::of(Reason::Refused) };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    pub(super) fn publish_failed(
+        &mut self,
+        time: Timestamp,
+        reference: MessageRef,
+        failure: Failure<'_>,
+        observer: &mut dyn Observer,
+    ) {
+        let Failure { reason, inferred, error, settlement } = failure;
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        if entry.state != State::Created || (inferred && !entry.chains.is_empty()) {
+            return;
+        }
+        entry.state = State::PublishFailed;
+        entry.evidence = emit::evidence(inferred);
+        let mut line = emit::of_message(entry, entry.publisher.as_deref(), time);
+        line.previous = Some(State::Created);
+        line.reason = Some(reason);
+        line.attributes.operation = Some("publish");
+        line.attributes.settlement = settlement;
+        line.attributes.error_code = error.map(|error| error.code);
+        line.attributes.error_text = error.map(|error| &error.text);
+        observer.transition(&line);
+        self.settle_message(reference);
+    }
+
+    pub(super) fn returned(
+        &mut self,
+        time: Timestamp,
+        channel: ChannelId,
+        error: &BrokerError,
+        destination: &Destination,
+        message: &Message,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(channel.connection);
+        let untold: Vec<MessageRef> = self.channel(channel).untold().collect();
+        let key = message.identity;
+        let is_it = |entry: &message::Message| {
+            entry.state == State::Created
+                && entry.route.exchange == destination.exchange
+                && entry.route.routing_key == destination.routing_key
+                && entry.key.map(std::num::NonZeroU128::get) == key.map(|key| key.0)
+        };
+        let found = untold.into_iter().find(|reference| self.messages.get(*reference).is_some_and(is_it));
+        let reference = match found {
+            Some(reference) => reference,
+            None => {
+                let route = self.messages.route(&destination.exchange, &destination.routing_key);
+                let mut entry = message::Message::new(key, State::Created, route);
+                entry.publisher = Some(party.clone());
+                entry.message_id = message.message_id.clone();
+                entry.extras = message.extras.clone();
+                entry.set_body(message.body, message.body_size);
+                self.messages.insert(entry)
+            }
+        };
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        let previous = entry.created.get().map(|_| entry.state);
+        entry.state = State::Returned;
+        entry.evidence = Evidence::Observed;
+        let mut line = emit::of_message(entry, Some(&party), time);
+        line.previous = previous;
+        line.reason = Some(Reason::Unroutable);
+        line.attributes.operation = Some("return");
+        line.attributes.error_code = Some(error.code);
+        line.attributes.error_text = Some(&error.text);
+        observer.transition(&line);
+        self.settle_message(reference);
+    }
+}
+
+/// The state that a copy of a message goes on from.
+fn latest_state(entry: &message::Message) -> State {
+    entry.chains.iter().last().map_or(entry.state, |chain| chain.state)
+}

@@ -1,0 +1,435 @@
+//! The consumer's half: settlements, and what ends deliveries without one.
+
+use super::channel::Held;
+use super::message::{Chain, Message, MessageRef, Messages, same_name};
+use super::party::Party;
+use super::publish::Failure;
+use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
+use super::{Event, Lifecycles, emit};
+use crate::names::Name;
+use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
+use crate::stream::ConnectionId;
+use crate::time::Timestamp;
+
+/// Class and method of basic.publish.
+const BASIC_PUBLISH: (u16, u16) = (60, 40);
+
+/// The name of a side in every output.
+pub(super) fn peer_name(peer: Peer) -> &'static str {
+    match peer {
+        Peer::Client => "client",
+        Peer::Broker => "broker",
+    }
+}
+
+/// Whether a settlement, or confirm, named this one alone.
+pub(super) fn settlement(multiple: bool) -> Settlement {
+    if multiple { Settlement::Multiple } else { Settlement::Explicit }
+}
+
+impl Lifecycles {
+    pub(super) fn settled(
+        &mut self,
+        time: Timestamp,
+        id: ChannelId,
+        tags: Tags,
+        outcome: Outcome,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(id.connection);
+        let channel = self.channel(id);
+        channel.settles = true;
+        channel.presumed_automatic = None;
+        let taken = match tags {
+            Tags::One(tag) => {
+                let held = channel.held.take_one(tag);
+                if let Some(held) = held {
+                    self.settle_one(time, &held, outcome, Settlement::Explicit, &party, observer);
+                } else {
+                    self.settled_unseen(time, id, tag, observer);
+                }
+                return;
+            }
+            tags => channel.held.take(tags),
+        };
+        let covered = matches!((tags, taken.last()), (Tags::UpTo(tag), Some(held)) if held.tag == tag);
+        if let (Tags::UpTo(tag), false) = (tags, covered) {
+            self.settled_unseen(time, id, tag, observer);
+        }
+        for held in taken {
+            self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
+        }
+    }
+
+    /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
+    fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
+        if self.channel(id).complete {
+            // There was no such delivery: the client's mistake, and the broker's answer follows.
+            return;
+        }
+        self.statistics.unmatched_settlements += 1;
+        let mut event = self.event(time, id.connection, "settled_unseen");
+        event.attributes.delivery_tag = Some(tag);
+        observer.event(&event);
+    }
+
+    fn settle_one(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        outcome: Outcome,
+        how: Settlement,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) {
+        self.forget_body(held);
+        // What is settled has been read; the record of it was lost, or the application is on another host.
+        self.messages.processing(time, held, party, Evidence::Inferred, observer);
+        let (state, reason, operation) = match outcome {
+            Outcome::Acknowledged => (State::Acknowledged, None, "ack"),
+            Outcome::RejectedByReject => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByNack => (State::Rejected, Some(Reason::Rejected), "nack"),
+            Outcome::RequeuedByReject => (State::Failed, Some(Reason::Requeued), "reject"),
+            Outcome::RequeuedByNack => (State::Failed, Some(Reason::Requeued), "nack"),
+            Outcome::Recovered => (State::Failed, Some(Reason::Recovered), "recover"),
+        };
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
+            chain.state = state;
+            chain.evidence = Evidence::Observed;
+            chain.reason = reason;
+            line.settlement = Some(how);
+            line.operation = Some(operation);
+        });
+        if !ended {
+            return;
+        }
+        let place = held.chain as usize;
+        match state {
+            State::Rejected => self.afterlife(time, held.message, place, held, Reason::Rejected, observer),
+            State::Failed => {
+                let counted = outcome != Outcome::RequeuedByNack || !self.nack_is_free(party.connection);
+                self.comes_again(time, held, counted, false, observer);
+            }
+            _ => {}
+        }
+    }
+
+    /// RabbitMQ ≥ 4.3 does not count basic.nack with requeue as a failed delivery.
+    fn nack_is_free(&self, connection: ConnectionId) -> bool {
+        let session = self.connections.get(&connection).and_then(|connection| connection.session.as_ref());
+        let Some(version) =
+            session.and_then(|s| s.broker.as_deref()).and_then(|broker| broker.split_whitespace().last())
+        else {
+            return false;
+        };
+        let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (4, 3)
+    }
+
+    /// A failed delivery goes back to its queue, unless that was the last one that the queue allows.
+    fn comes_again(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        counted: bool,
+        inferred: bool,
+        observer: &mut dyn Observer,
+    ) {
+        let (reference, place) = (held.message, held.chain as usize);
+        if held.queue_gone {
+            self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
+        } else if counted && self.is_at_delivery_limit(reference, place) {
+            self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
+        } else {
+            self.retrying(time, reference, place, Some(held), None, inferred, observer);
+        }
+    }
+
+    fn is_at_delivery_limit(&mut self, reference: MessageRef, place: usize) -> bool {
+        let Some(chain) = self.messages.get(reference).and_then(|entry| entry.chains.get(place)) else { return false };
+        let (Some(queue), Some(holder)) = (chain.queue.clone(), chain.holder.clone()) else { return false };
+        let Some(deliveries) = chain.delivery else { return false };
+        let Some(arguments) = self.topology(&holder).arguments(&queue) else { return false };
+        let quorum = arguments.queue_type.as_deref() == Some("quorum");
+        let limit = arguments.delivery_limit.and_then(|limit| u32::try_from(limit).ok());
+        quorum && limit.is_some_and(|limit| deliveries.get() > limit)
+    }
+
+    /// A channel ended: what was outstanding on it comes again, what waited for a confirm never gets one.
+    pub(super) fn channel_closed(
+        &mut self,
+        time: Timestamp,
+        id: ChannelId,
+        by: Option<Peer>,
+        error: Option<&BrokerError>,
+        connection: bool,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(id.connection);
+        let name = if connection { "connection_closed" } else { "channel_closed" };
+        let name = if by.is_none() { "connection_lost" } else { name };
+        let mut event = self.event(time, id.connection, name);
+        event.detail = by.map(peer_name);
+        event.attributes.error_code = error.map(|error| error.code);
+        event.attributes.error_text = error.map(|error| &error.text);
+        observer.event(&event);
+        let known = self.connection(id.connection);
+        known.ended.insert(id.number, id.incarnation);
+        let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
+        self.publishes_ended(time, &channel, by, error, observer);
+        let reason = if timed_out(error) {
+            Reason::AckTimeout
+        } else if connection {
+            Reason::ConnectionLost
+        } else {
+            Reason::ChannelClosed
+        };
+        let mut unknown = 0;
+        for held in channel.held.take(Tags::All) {
+            self.forget_body(&held);
+            if held.doubtful {
+                unknown += u64::from(self.messages.is_latest(&held));
+                continue;
+            }
+            self.released(time, &held, reason, error, &party, observer);
+        }
+        if unknown > 0 {
+            self.statistics.unknown_fates += unknown;
+            let event = self.event(time, id.connection, "fate_unknown");
+            observer.event(&Event { count: Some(unknown), ..event });
+        }
+    }
+
+    fn released(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        reason: Reason,
+        error: Option<&BrokerError>,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) {
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
+            let gone = held.queue_gone;
+            chain.state = if gone { State::Dropped } else { State::Failed };
+            chain.evidence = emit::evidence(gone);
+            chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
+            line.error_code = error.map(|error| error.code);
+        });
+        if ended && !held.queue_gone {
+            self.comes_again(time, held, true, true, observer);
+        }
+    }
+
+    fn publishes_ended(
+        &mut self,
+        time: Timestamp,
+        channel: &super::channel::Channel,
+        by: Option<Peer>,
+        error: Option<&BrokerError>,
+        observer: &mut dyn Observer,
+    ) {
+        let untold: Vec<MessageRef> = channel.untold().collect();
+        if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
+            self.publish_refused_with(time, untold, error, observer);
+        }
+        if by == Some(Peer::Client) || channel.confirms_doubtful {
+            return;
+        }
+        let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
+        let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
+        for reference in waiting {
+            let failure = Failure { inferred: true, error, ..Failure::of(reason) };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    /// The broker closed a channel because of a publish on it. What came before that publish it had taken, what came after
+    /// it discarded. Which one it was, an exchange's name in the error tells; without one, only a single candidate is
+    /// certain, and of several it is the last, if the client waits, as clients do when they are refused.
+    fn publish_refused_with(
+        &mut self,
+        time: Timestamp,
+        mut untold: Vec<MessageRef>,
+        error: &BrokerError,
+        observer: &mut dyn Observer,
+    ) {
+        untold.retain(|reference| self.messages.get(*reference).is_some_and(|entry| entry.chains.is_empty()));
+        let is_named = |reference: &MessageRef| {
+            self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
+        };
+        let (first, reason, inferred) = match untold.iter().position(is_named) {
+            Some(first) => (first, Reason::ExchangeRefused, false),
+            None => (untold.len().saturating_sub(1), Reason::ChannelClosed, untold.len() > 1),
+        };
+        for reference in untold.split_off(first) {
+            let failure = Failure { reason, inferred, error: Some(error), settlement: None };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    /// A queue was purged or deleted: what waited in it is gone.
+    pub(super) fn queue_emptied(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        queue: &Name,
+        deleted: bool,
+        messages: Option<u64>,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(connection);
+        let mut event = self.event(time, connection, "queue_emptied");
+        event.detail = Some(if deleted { "deleted" } else { "purged" });
+        event.count = messages;
+        event.attributes.queue = Some(queue);
+        observer.event(&event);
+        let most = messages.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
+        let waiting: Vec<MessageRef> = self.messages.active_messages().collect();
+        let reason = if deleted { Reason::QueueDeleted } else { Reason::Purged };
+        let mut gone = 0;
+        for reference in waiting {
+            if gone >= most {
+                break;
+            }
+            if self.waits_in(reference, queue, &party) {
+                self.emptied(time, reference, queue, reason, &party, observer);
+                gone += 1;
+            }
+        }
+        if deleted {
+            self.topology(&party).delete_queue(queue);
+            self.orphan_deliveries(queue, &party);
+        }
+    }
+
+    /// What consumers still hold of a deleted queue can be acknowledged, but never comes again.
+    fn orphan_deliveries(&mut self, queue: &Name, party: &Party) {
+        let messages = &self.messages;
+        let near = self.connections.values_mut().filter(|connection| connection.party.shares_broker_with(party));
+        for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
+            let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
+            held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
+        }
+    }
+
+    /// Whether a message is known to be in this queue, and nowhere in a consumer's hands.
+    fn waits_in(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
+        let Some(entry) = self.messages.get(reference) else { return false };
+        if entry.publisher.as_ref().is_some_and(|publisher| !publisher.shares_broker_with(party)) {
+            return false;
+        }
+        match entry.chains.of_queue(Some(queue)).and_then(|place| entry.chains.get(place)) {
+            Some(chain) => matches!(chain.state, State::Failed | State::Retrying) && chain.destination.is_none(),
+            None => entry.chains.is_empty() && self.goes_only_to(reference, queue, party),
+        }
+    }
+
+    fn goes_only_to(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
+        let Some(entry) = self.messages.get(reference) else { return false };
+        if !matches!(entry.state, State::Created | State::Confirmed) || has_copies(entry) {
+            return false;
+        }
+        let route = entry.route.clone();
+        let reached = self.topology(party).routed(&route.exchange, &route.routing_key);
+        reached.len() == 1 && reached[0] == *queue
+    }
+
+    fn emptied(
+        &mut self,
+        time: Timestamp,
+        reference: MessageRef,
+        queue: &Name,
+        reason: Reason,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(entry) = self.messages.get_mut(reference) else { return };
+        let place = entry.chains.of_queue(Some(queue));
+        let place = place.or_else(|| entry.chains.push(Chain::new(Some(queue.clone()), entry.state)));
+        let Some(chain) = place.and_then(|place| entry.chains.get_mut(place)) else { return };
+        let previous = std::mem::replace(&mut chain.state, State::Dropped);
+        chain.evidence = Evidence::Inferred;
+        chain.reason = Some(reason);
+        let Some(chain) = place.and_then(|place| entry.chains.get(place)) else { return };
+        let mut line = emit::of_chain(entry, chain, Some(party), time);
+        line.previous = Some(previous);
+        observer.transition(&line);
+        self.settle_message(reference);
+    }
+
+    /// A hole took frames: what was outstanding may have been settled in it.
+    pub(super) fn gap(&mut self, time: Timestamp, connection: ConnectionId, gap: Gap, observer: &mut dyn Observer) {
+        let known = self.connection(connection);
+        let touched = known.channels.iter_mut().filter(|((number, incarnation), _)| {
+            gap.channel.is_none_or(|channel| channel.number == *number && channel.incarnation == *incarnation)
+        });
+        for (_, channel) in touched {
+            if gap.from_broker {
+                channel.confirms_doubtful = true;
+                channel.complete = false;
+            } else {
+                channel.held.iter_mut().for_each(|held| held.doubtful = true);
+            }
+        }
+        self.statistics.lost_deliveries += gap.deliveries.unwrap_or(0);
+        let event = self.event(time, connection, "resynchronised");
+        let detail = match (gap.from_broker, gap.deliveries) {
+            (true, Some(_)) => "deliveries lost",
+            (true, None) => "bytes of the broker lost",
+            (false, _) => "bytes of the client lost",
+        };
+        observer.event(&Event { count: gap.deliveries.or(gap.bytes), detail: Some(detail), ..event });
+    }
+}
+
+impl Messages {
+    /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
+    pub(super) fn end_delivery(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        party: &Party,
+        observer: &mut dyn Observer,
+        change: impl FnOnce(&mut Chain, &mut Attributes<'_>),
+    ) -> bool {
+        if !self.is_latest(held) {
+            return false;
+        }
+        let Some(entry) = self.get_mut(held.message) else { return false };
+        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return false };
+        if !chain.is_in_flight() {
+            return false;
+        }
+        let previous = chain.state;
+        let mut settled = Attributes::default();
+        chain.destination = None;
+        change(chain, &mut settled);
+        if matches!(chain.state, State::Failed | State::Rejected) {
+            chain.first_failed.get_or_insert(time);
+        }
+        let Some(chain) = entry.chains.get(held.chain as usize) else { return false };
+        let mut line = emit::of_delivery(entry, chain, held, party, time);
+        line.previous = Some(previous);
+        line.attributes.settlement = settled.settlement;
+        line.attributes.operation = settled.operation;
+        line.attributes.error_code = settled.error_code;
+        observer.transition(&line);
+        self.settle(held.message);
+        true
+    }
+}
+
+fn has_copies(entry: &Message) -> bool {
+    entry.extras.as_ref().is_some_and(|extras| extras.carbon_copies)
+}
+
+/// Whether a broker's error names this exchange: `no exchange 'x' in vhost '/'` (RabbitMQ, rabbit_misc:not_found).
+fn is_named(exchange: &str, error: &BrokerError) -> bool {
+    error.text.contains(&format!("exchange '{exchange}'"))
+}
+
+/// RabbitMQ's consumer timeout closes the channel: `delivery acknowledgement on channel N timed out`.
+fn timed_out(error: Option<&BrokerError>) -> bool {
+    error.is_some_and(|error| error.code == 406 && error.text.contains("timed out"))
+}

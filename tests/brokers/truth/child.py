@@ -1,0 +1,37 @@
+"""A consumer or producer as a process of its own, to be killed: python -m truth.child PREFIX LOG PORT consume QUEUE PREFETCH
+
+Prints a line when it has seen PREFETCH messages, and then only waits.
+"""
+
+import pathlib
+import sys
+
+from .client import Client
+from .stage import Stage
+
+
+class Port:
+    """As much of a broker as a client needs."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def url(self, vhost="/"):
+        """Where it is."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/{vhost.replace('/', '%2f')}"
+
+
+def main():
+    prefix, log, port, verb, queue, count = sys.argv[1:]
+    assert verb == "consume"
+    stage = Stage.joined(Port(int(port)), prefix, pathlib.Path(log))
+    client = Client(stage, name=f"{prefix}.child")
+    channel = client.channel()
+    channel.consume(queue, prefetch=int(count))
+    client.wait(lambda: len(channel.seen) == int(count))
+    print(channel.chan, flush=True)
+    client.wait(seconds=600)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Where things are: the repository, the work directory, free ports, child processes that cannot outlive their parent."""
+
+import ctypes
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+WORK = pathlib.Path(os.environ.get("ACKTRAIL_WORK") or REPOSITORY / ".work")
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+_given = set()
+
+
+def free_port():
+    """A port of 127.0.0.1 on which nobody listens, and that was not given out before, outside the range that the kernel hands to clients.
+
+    ACKTRAIL_PORTS=FIRST-LAST narrows the choice.
+    """
+    first, last = (int(p) for p in os.environ.get("ACKTRAIL_PORTS", "20000-29999").split("-"))
+    for _ in range(1000):
+        port = random.randint(first, last)
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                _given.add(port)
+                return port
+            except OSError:
+                continue
+    raise RuntimeError(f"no free port in {first}-{last}")
+
+
+def spawn(command, **options):
+    """Starts a child in a session of its own that the kernel kills when the calling *thread* ends."""
+    parent = os.getpid()
+
+    def prepare():
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, stdin=subprocess.DEVNULL, **options)
+
+
+def stop(process, patience=10, how=signal.SIGTERM):
+    """Ends a child of `spawn`: politely, then by force. Returns its exit status."""
+    if process.poll() is None:
+        process.send_signal(how)
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    return process.wait()

@@ -1,0 +1,3 @@
+"""The scenarios. Importing this package registers them all."""
+
+from . import connections, dead_letters, foreign, publishing, queues, settling, shapes  # noqa: F401

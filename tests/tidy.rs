@@ -1,0 +1,193 @@
+//! The house's order, checked: stages flow one way, only the kernel stage knows libbpf, `unsafe` says why, files stay
+//! readable, and what the documents name exists.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else if entry.extension().is_some_and(|found| found == ending) {
+                found.push(entry);
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no .{ending} in {folder}");
+    found.sort();
+    found
+}
+
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+/// The code of a file without its tests, which may look anywhere.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod ").next().unwrap().to_owned()
+}
+
+/// What each stage may use of this crate besides itself. A stage knows the output of the one before it and nothing of the
+/// later ones.
+const STAGES: &[(&str, &[&str])] = &[
+    ("capture", &["time"]),
+    ("stream", &["capture", "time"]),
+    ("protocol", &["capture", "stream", "names", "time"]),
+    ("lifecycle", &["capture", "stream", "protocol", "names", "time"]),
+    ("filter", &["lifecycle", "capture", "protocol", "names", "time", "units", "suggest"]),
+    ("export", &["lifecycle", "capture", "protocol", "names", "time"]),
+    ("kernel", &["capture", "time"]),
+];
+
+fn stage_files(stage: &str) -> Vec<PathBuf> {
+    let file = root().join(format!("src/{stage}.rs"));
+    let mut found =
+        if root().join(format!("src/{stage}")).is_dir() { files(&format!("src/{stage}"), "rs") } else { Vec::new() };
+    found.extend(file.exists().then_some(file));
+    assert!(!found.is_empty(), "no stage {stage}");
+    found
+}
+
+#[test]
+fn stages_flow_one_way() {
+    let mut wrong = Vec::new();
+    for (stage, allowed) in STAGES {
+        for file in stage_files(stage) {
+            for (number, line) in code(&file).lines().enumerate() {
+                if line.trim_start().starts_with("//") {
+                    continue;
+                }
+                for part in line.split("crate::").skip(1) {
+                    let used: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                    if used != *stage && !allowed.contains(&used.as_str()) && used != "VERSION" {
+                        wrong.push(format!("{}:{}: {stage} uses {used}", name(&file), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_stages_have_no_clock_io_or_threads() {
+    let forbidden =
+        ["std::fs", "std::net::Tcp", "std::thread", "Instant", "SystemTime", "std::process", "std::env", "println!"];
+    let mut wrong = Vec::new();
+    for stage in ["stream", "protocol", "lifecycle", "filter"] {
+        for file in stage_files(stage) {
+            for (number, line) in code(&file).lines().enumerate() {
+                if line.trim_start().starts_with("//") {
+                    continue;
+                }
+                for word in forbidden.iter().filter(|word| line.contains(**word)) {
+                    wrong.push(format!("{}:{}: {word}", name(&file), number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_kernel_stage_knows_libbpf() {
+    for file in files("src", "rs") {
+        if name(&file).starts_with("src/kernel") {
+            continue;
+        }
+        assert!(!code(&file).contains("libbpf"), "{} knows libbpf", name(&file));
+    }
+}
+
+#[test]
+fn unsafe_says_why() {
+    for file in files("src", "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !code.contains("unsafe {") && !code.contains("unsafe impl") {
+                continue;
+            }
+            let explained = lines[number.saturating_sub(6)..=number].iter().any(|line| line.contains("SAFETY"));
+            assert!(explained, "{}:{}: unsafe without a SAFETY line", name(&file), number + 1);
+        }
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut long: Vec<String> = Vec::new();
+    for file in files("src", "rs").into_iter().chain(files("bpf", "c")).chain(files("bpf", "h")) {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        if lines > 700 {
+            long.push(format!("{} has {lines} lines", name(&file)));
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    for file in files("src", "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("//!"), "{} has no head comment", name(&file));
+    }
+    for file in files("bpf", "c").into_iter().chain(files("bpf", "h")) {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains("SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause"), "{}", name(&file));
+    }
+}
+
+#[test]
+fn nothing_unfinished_is_left() {
+    for file in files("src", "rs").into_iter().chain(files("bpf", "c")).chain(files("bpf", "h")) {
+        let text = fs::read_to_string(&file).unwrap();
+        for word in ["todo!", "unimplemented!", "FIXME", "XXX"] {
+            assert!(!text.contains(word), "{} has {word}", name(&file));
+        }
+    }
+}
+
+/// Each word in backticks in the architecture document that looks like a path of the source exists.
+#[test]
+fn the_architecture_document_names_what_exists() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut checked = 0;
+    for word in text.split('`').skip(1).step_by(2) {
+        let path = word.trim_end_matches('/');
+        let top = ["src", "bpf", "tests", "docs", "packaging", "vmlinux", "benches", "demo", "scripts"];
+        if !top.iter().any(|top| path.starts_with(&format!("{top}/"))) || path.contains(['*', '<', ' ', '{']) {
+            continue;
+        }
+        assert!(root().join(path).exists(), "ARCHITECTURE.md names {word}, which does not exist");
+        checked += 1;
+    }
+    assert!(checked > 10, "ARCHITECTURE.md names hardly any file ({checked})");
+    for (stage, _) in STAGES {
+        assert!(text.contains(&format!("src/{stage}")), "ARCHITECTURE.md says nothing of {stage}");
+    }
+}
+
+/// Every dependency is explained.
+#[test]
+fn every_dependency_is_explained() {
+    let manifest: toml::Table = fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
+        for dependency in manifest[section].as_table().unwrap().keys() {
+            assert!(
+                text.contains(&format!("`{dependency}`")),
+                "ARCHITECTURE.md does not say why {dependency} is there"
+            );
+        }
+    }
+}
