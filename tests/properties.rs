@@ -24,6 +24,7 @@ fn follow(starts: [u32; 2], pieces: &[Piece]) -> Vec<Operation> {
 const CUTS: u32 = 600;
 const HOLES: u32 = 1500;
 const RECOVERIES: u32 = 1500;
+const LATE: u32 = 1500;
 
 proptest! {
     #![proptest_config(config(CUTS))]
@@ -157,7 +158,45 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(config(LATE))]
+
+    /// A connection that is joined in the middle is followed from there on, and nothing is made up of what came before.
+    #[test]
+    fn a_late_join_knows_no_more_and_soon_no_less(draws in draws(80), place: u16, cut: u16, polite: bool) {
+        let (writes, transacted) = converse(&draws, polite);
+        let mut pieces = whole(&writes);
+        let expected = follow([7, 9], &pieces);
+        let joined = usize::from(place) % pieces.len();
+        pieces.drain(..joined);
+        let from = usize::from(cut) % pieces[0].bytes.len();
+        pieces[0].bytes.drain(..from);
+        pieces[0].offset += from as u32;
+        let mut follower = Follower::new([7, 9], false);
+        pieces.iter().for_each(|piece| follower.piece(piece));
+        let found = follower.outcome();
+        if let Err(wrong) = knowledge::is_part_of(&found, &expected, true, &transacted) {
+            let list = |operations: &[Operation]| operations.iter().map(|one| format!("  {one:?}\n")).collect::<String>();
+            return Err(TestCaseError::fail(format!("{wrong}\nfound:\n{}expected:\n{}", list(&found), list(&expected))));
+        }
+        let Some(known) = pieces.iter().filter(|piece| piece.side == Side::Broker).nth(WITHIN) else { return Ok(()) };
+        let known_from = (1 << 32) + 9 + u64::from(known.offset);
+        for operation in &expected {
+            let Operation::Delivered { tag, end, message, .. } = operation else { continue };
+            if *end - message.body_size.unwrap_or(0) - 200 > known_from {
+                let again = found.iter().any(|other| matches!(
+                    other,
+                    Operation::Delivered { tag: t, message: m, .. } if t == tag && m.identity == message.identity
+                ));
+                prop_assert!(again, "{operation:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_number_of_cases_is_told() {
-    println!("properties: {CUTS} conversations cut anew, {HOLES} with holes, {RECOVERIES} followed behind one");
+    println!(
+        "properties: {CUTS} conversations cut anew, {HOLES} with holes, {RECOVERIES} followed behind one, {LATE} joined late"
+    );
 }

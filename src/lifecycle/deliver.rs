@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Messages, Moment, Route, same_name};
+use super::message::{Chain, Message, Moment, Route, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Connection, Lifecycles, Reading, Unread, emit};

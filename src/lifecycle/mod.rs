@@ -34,6 +34,7 @@ mod deliver;
 mod emit;
 mod expire;
 mod message;
+mod messages;
 mod party;
 mod publish;
 mod settle;
@@ -50,7 +51,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use channel::{Channel, Held};
-use message::{MessageRef, Messages};
+use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
@@ -60,7 +61,7 @@ use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
-pub use message::MessageLimits;
+pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The publisher's half: Created, Confirmed, PublishFailed, Returned.
 
-use super::message::{self, MessageRef};
+use super::message;
+use super::messages::MessageRef;
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Lifecycles, emit};

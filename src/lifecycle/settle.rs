@@ -1,7 +1,8 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Messages, same_name};
+use super::message::{Chain, Message, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};

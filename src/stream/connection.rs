@@ -6,7 +6,6 @@ use slab::Slab;
 
 use super::reassembly::{Content, Part, Piece, Reassembly};
 use super::recency::{Linked, Links};
-use super::sequence::first_position;
 use super::streams::mirrored;
 use super::table::Pair;
 use super::{ConnectionId, End, Event, Facts, Flow, HoleCause, Position, Statistics};
@@ -151,10 +150,8 @@ impl Connection {
     pub fn join(&mut self, end: usize, socket: &Socket) {
         let end = end & 1;
         if socket.from_start {
-            for (flow, sequence) in [(end, socket.send_next), (1 - end, socket.copied)] {
-                self.flows[flow].begin(sequence);
-                self.read[flow] = self.read[flow].max(first_position(sequence));
-            }
+            self.flows[end].begin(socket.send_next);
+            self.flows[1 - end].begin(socket.copied);
         }
         self.sockets[end] = Some(Tapped {
             cookie: socket.cookie,
@@ -246,7 +243,7 @@ impl Connection {
         let reassembly = &mut self.flows[flow.index()];
         let Some(position) = reassembly.position_of(read.copied) else { return };
         reassembly.received(position, read.time, &mut |piece| outlet.emit(piece));
-        if position > self.read[flow.index()] {
+        if position > self.read[flow.index()].max(reassembly.beginning()) {
             self.read[flow.index()] = position;
             (outlet.sink)(Event::Read { connection: self.id, flow, position, time: read.time, pid: read.pid });
         }

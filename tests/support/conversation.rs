@@ -426,6 +426,8 @@ impl Model {
             }
             bytes.extend(frames.concat());
         }
-        self.writes.push(Write { side, bytes });
+        if !bytes.is_empty() {
+            self.writes.push(Write { side, bytes });
+        }
     }
 }

@@ -12,6 +12,7 @@ use crate::names::Name;
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, ChannelId, Destination, Gap, Message, Operation, Outcome, Peer, Tags};
 use crate::stream::{Flow, Position};
+use crate::time::Timestamp;
 
 /// What a channel costs in memory, with its contents under way.
 pub(super) const COST: usize = 2048;
@@ -62,9 +63,12 @@ impl Channel {
     }
 
     /// A channel of which only a frame was seen, of the client's or the broker's.
-    pub fn emerged(id: ChannelId, broker_heard: bool) -> Channel {
-        let channel = Channel::new(id, Life::Emerged { broker_heard }, Confirms::unknown(), None);
-        Channel { headless: [true; 2], ..channel }
+    pub fn emerged(id: ChannelId, broker_heard: bool, time: Timestamp) -> Channel {
+        let mut channel = Channel::new(id, Life::Emerged { broker_heard }, Confirms::unknown(), None);
+        channel.headless = [true; 2];
+        // Answers to requests from before may still come.
+        channel.requests.client_gap(time);
+        channel
     }
 
     fn new(id: ChannelId, life: Life, confirms: Confirms, last_tag: Option<u64>) -> Channel {

@@ -134,13 +134,15 @@ impl Connection {
             out.trouble(Trouble::UnexpectedFrame);
             return false;
         }
-        self.insert(number, out, |id| Channel::emerged(id, from == Peer::Broker))
+        let time = out.time;
+        self.insert(number, out, |id| Channel::emerged(id, from == Peer::Broker, time))
     }
 
     /// The delivery tags have begun anew: the channel was closed and opened again unseen.
     pub fn reopened_unseen(&mut self, number: u16, out: &mut Output<'_>) {
         self.closed_unseen(number, out);
-        if self.insert(number, out, |id| Channel::emerged(id, true)) {
+        let time = out.time;
+        if self.insert(number, out, |id| Channel::emerged(id, true, time)) {
             self.with(number, |channel| out.push(Operation::ChannelOpened(channel.id)));
         }
     }
