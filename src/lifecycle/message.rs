@@ -158,6 +158,8 @@ pub(super) struct Chain {
     pub reason: Option<Reason>,
     /// Where it went when it died.
     pub destination: Option<Box<Name>>,
+    /// A settlement of the latest delivery may have been lost: whether it is in anybody's hands, nobody knows.
+    pub unknown: bool,
     /// Who was given the latest delivery.
     pub holder: Option<Arc<Party>>,
 }
@@ -178,16 +180,23 @@ impl Chain {
             first_failed: Moment::default(),
             reason: None,
             destination: None,
+            unknown: false,
             holder: None,
         }
     }
 
     /// Something is still to come: a settlement, or a redelivery.
     pub fn is_open(&self) -> bool {
-        matches!(
-            self.state,
-            State::Created | State::Confirmed | State::Dispatched | State::Processing | State::Failed | State::Retrying
-        )
+        !self.unknown
+            && matches!(
+                self.state,
+                State::Created
+                    | State::Confirmed
+                    | State::Dispatched
+                    | State::Processing
+                    | State::Failed
+                    | State::Retrying
+            )
     }
 
     /// It failed, and a delivery of the same message may still come: to this queue again, or from a dead-letter queue.
@@ -200,7 +209,7 @@ impl Chain {
 
     /// It is in a consumer's hands.
     pub fn is_in_flight(&self) -> bool {
-        matches!(self.state, State::Dispatched | State::Processing)
+        !self.unknown && matches!(self.state, State::Dispatched | State::Processing)
     }
 }
 

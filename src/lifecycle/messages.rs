@@ -82,8 +82,8 @@ pub(super) struct Messages {
     complete: Ends,
     next_sequence: u64,
     limits: MessageLimits,
-    /// Messages whose fate was open when they had to be forgotten.
-    pub evicted_active: u64,
+    /// Messages whose fate was open when they had to be forgotten, since somebody took them from here.
+    pub evicted: Vec<Box<Message>>,
 }
 
 enum Slot {
@@ -121,7 +121,7 @@ impl Messages {
             complete: Ends::EMPTY,
             next_sequence: 0,
             limits,
-            evicted_active: 0,
+            evicted: Vec::new(),
         }
     }
 
@@ -174,8 +174,9 @@ impl Messages {
     /// Takes a message in, forgetting the oldest where the table is full.
     pub fn insert(&mut self, mut message: Message) -> MessageRef {
         while self.active.length >= self.limits.active && self.active.oldest != NONE {
-            self.evicted_active += 1;
-            self.remove(self.active.oldest);
+            if let Some(message) = self.remove(self.active.oldest) {
+                self.evicted.push(message);
+            }
         }
         message.place.sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -402,15 +403,19 @@ impl Messages {
         }
     }
 
-    fn remove(&mut self, index: u32) {
+    fn remove(&mut self, index: u32) -> Option<Box<Message>> {
         self.unlink(index);
-        let Some(message) = self.slot(index) else { return };
+        let message = self.slot(index)?;
         let (key, generation) = (message.key, message.place.generation);
         if let Some(key) = key {
             self.unindex(key, index);
         }
-        self.slots[index as usize] = Slot::Free { next: self.free, generation: generation.wrapping_add(1) };
+        let free = Slot::Free { next: self.free, generation: generation.wrapping_add(1) };
         self.free = index;
+        match std::mem::replace(self.slots.get_mut(index as usize)?, free) {
+            Slot::Used(message) => Some(message),
+            Slot::Free { .. } => None,
+        }
     }
 
     fn ends(&mut self, list: List) -> &mut Ends {

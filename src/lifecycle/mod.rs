@@ -136,7 +136,7 @@ impl Lifecycles {
     /// What could not be followed so far.
     pub fn statistics(&self) -> Statistics {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
-        Statistics { evicted_messages: self.messages.evicted_active, refused_declarations: refused, ..self.statistics }
+        Statistics { refused_declarations: refused, ..self.statistics }
     }
 
     /// Messages whose fate is open.
@@ -165,6 +165,17 @@ impl Lifecycles {
     /// Something happened.
     pub fn handle(&mut self, observed: Observed, observer: &mut dyn Observer) {
         let Observed { time, connection, operation } = observed;
+        self.dispatch(time, connection, operation, observer);
+        self.report_evicted(time, observer);
+    }
+
+    fn dispatch(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        operation: Operation,
+        observer: &mut dyn Observer,
+    ) {
         match operation {
             Operation::Session(facts) => self.session(connection, facts),
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
@@ -270,6 +281,17 @@ impl Lifecycles {
             Operation::Trouble(trouble) => {
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });
+            }
+        }
+    }
+
+    /// Messages that had to make room are counted, and those in a consumer's hands are told one by one.
+    fn report_evicted(&mut self, time: Timestamp, observer: &mut dyn Observer) {
+        for message in std::mem::take(&mut self.messages.evicted) {
+            self.statistics.evicted_messages += 1;
+            for chain in message.chains.iter().filter(|chain| chain.is_in_flight()) {
+                let line = emit::of_consequence(&message, chain, None, time);
+                observer.event(&emit::event_of(&line, "evicted"));
             }
         }
     }
