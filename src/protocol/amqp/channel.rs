@@ -119,7 +119,8 @@ impl Channel {
 
     /// Takes a method that begins a content, settles, confirms, or changes the channel's mode. False: it is another one.
     pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) -> bool {
-        if self.contents[index(from)].take().is_some() {
+        if self.contents[index(from)].is_some() {
+            self.contents[index(from)] = None;
             out.trouble(Trouble::UnexpectedFrame);
         }
         self.learn_tags(out);
@@ -218,9 +219,9 @@ impl Channel {
 
     /// A hole took frames of this sender, or one that cannot be read.
     pub fn gap(&mut self, from: Peer, flow: Flow, position: Position, out: &mut Output<'_>) {
-        if let Some(content) = self.contents[index(from)].take() {
+        if let Some(content) = &self.contents[index(from)] {
             let end = content.earliest_end(position);
-            self.finish(content, flow, end, out);
+            self.finish(from, flow, end, out);
         }
         self.headless[index(from)] = true;
         match from {
@@ -300,17 +301,20 @@ impl Channel {
     }
 
     fn complete(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
-        if let Some(content) = self.contents[index(from)].take_if(|content| content.is_complete()) {
-            self.finish(content, flow, end, out);
+        if self.contents[index(from)].as_ref().is_some_and(Content::is_complete) {
+            self.finish(from, flow, end, out);
         }
     }
 
-    fn finish(&mut self, content: Content, flow: Flow, end: Position, out: &mut Output<'_>) {
+    fn finish(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
+        let Some(content) = &mut self.contents[index(from)] else { return };
         if let Some(trouble) = content.trouble() {
             out.trouble(trouble);
         }
         let channel = self.id;
-        let (lead, message) = content.finish();
+        let (lead, message) = (content.lead.take(), content.message());
+        self.contents[index(from)] = None;
+        let Some(lead) = lead else { return };
         match lead {
             Lead::Publish { tag, destination, mandatory } => {
                 self.count_or_keep(Operation::Published { channel, tag, destination, mandatory, message }, out);

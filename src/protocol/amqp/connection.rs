@@ -167,6 +167,7 @@ impl Connection {
             None => (None, None),
         };
         for (_, mut channel) in std::mem::take(&mut self.channels) {
+            channel.learn_tags(out);
             match &channel.life {
                 Life::Closed { late: false, .. } => {}
                 Life::Closed { .. } => say_closed(&channel, out),
@@ -215,6 +216,7 @@ impl Connection {
         }
         let error = error(closing, out);
         let Some(channel) = self.channels.get_mut(&number) else { return };
+        channel.learn_tags(out);
         match (from, &channel.life) {
             (_, Life::Closed { .. }) => {}
             (Peer::Client, _) => channel.life = Life::Closing { error },

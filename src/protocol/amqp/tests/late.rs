@@ -51,6 +51,26 @@ fn confirms_are_matched_once_the_channel_was_quiet() {
 }
 
 #[test]
+fn confirms_are_matched_at_the_latest_when_a_quiet_channel_ends() {
+    let mut talk = Talk::new(false);
+    talk.client(&publish(b"a")).client(&publish(b"b")).broker(&wire::nack(1, 90, false, false));
+    talk.broker(&wire::ack(1, 91, false)).wait(1500).client(&wire::channel_close(1, 200, "", (0, 0)));
+    talk.broker(&wire::channel_close_ok(1));
+    talk.expect(
+        "
+        session client=Forward name=? vhost=? broker=? late
+        published 1.0 tag=? to=ex:key size=1
+        published 1.0 tag=? to=ex:key size=1
+        unmatched 90 refused
+        unmatched 91
+        TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 90, publishes: 2 }
+        publish failed 90
+        confirmed <=91 inferred
+        channel 1.0 closed by Client",
+    );
+}
+
+#[test]
 fn an_idle_connection_is_found_by_its_heartbeat() {
     let mut talk = Talk::new(false);
     talk.client(&wire::heartbeat()).broker(&wire::heartbeat()).client(&publish(b"a"));
