@@ -63,17 +63,43 @@ class PerfTest:
         return int(found[-1]) if found else None
 
 
+class Collector:
+    """An OpenTelemetry Collector that takes everything and keeps nothing."""
+
+    def __init__(self, directory):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        configuration = directory / "collector.yaml"
+        configuration.write_text(f"""
+receivers: {{otlp: {{protocols: {{grpc: {{endpoint: "127.0.0.1:{port}"}}}}}}}}
+exporters: {{debug: {{verbosity: basic}}}}
+service:
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines:
+    traces: {{receivers: [otlp], exporters: [debug]}}
+    metrics: {{receivers: [otlp], exporters: [debug]}}
+""")
+        with open(directory / "collector.log", "wb") as log:
+            self.process = spawn([str(WORK / "otelcol-0.155.0"), "--config", str(configuration)], stdout=log, stderr=log)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        stop(self.process)
+
+
 class Bench:
     """Broker, directory and lengths of all parts."""
 
-    def __init__(self, broker, directory, quick):
-        self.broker, self.directory = broker, directory
+    def __init__(self, broker, collector, directory, quick):
+        self.broker, self.collector, self.directory = broker, collector, directory
         self.seconds, self.pairs = (4, 2) if quick else (12, 12)
         self.runs = 1 if quick else 3
 
     def agent(self, *options, port=None, name="bench"):
-        """An agent without JSON lines: metrics on, as it would run for real."""
-        return BareAgent(self.directory, port or self.broker.port, *options, name=name)
+        """An agent as it would run for real: no JSON lines, metrics and sampled traces to a Collector."""
+        return BareAgent(self.directory, port or self.broker.port, "--otlp", self.collector.url, *options, name=name)
 
     def cost(self):
         """BPF time, CPU, memory, loss."""
@@ -192,7 +218,7 @@ class Bench:
             time.sleep(0.01)
         PerfTest(self.broker, self.seconds, "-u", queue(), *MODES["auto-ack"])
         stop(recorder)
-        (self.directory / "record.ready").unlink()
+        (self.directory / "record.ready").unlink(missing_ok=True)
         speeds = []
         for _ in range(self.runs):
             summary = self.directory / "replay.summary.json"
@@ -282,9 +308,9 @@ def main():
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     text = f"Measured by `make bench`: {machine()}, RabbitMQ {chosen.broker}, PerfTest 1 → 1 with 100-byte bodies, "
-    with Broker(chosen.broker, directory / "broker", counters=False) as broker:
-        bench = Bench(broker, directory, chosen.quick)
-        text += f"{bench.seconds} s a run; the agent without JSON lines. Figures to reach in parentheses.\n"
+    with Broker(chosen.broker, directory / "broker", counters=False) as broker, Collector(directory) as collector:
+        bench = Bench(broker, collector, directory, chosen.quick)
+        text += f"{bench.seconds} s a run; the agent with metrics and sampled traces to a Collector, without JSON lines. Figures to reach in parentheses.\n"
         for part in chosen.only or PARTS:
             rows = getattr(bench, part)()
             print("\n".join(rows), flush=True)

@@ -33,7 +33,7 @@ static __always_inline bool is_basic_method(__u16 method)
 }
 
 /* A whole method frame of class basic at the packet's start. */
-static __noinline bool begins_with_basic_method(struct __sk_buff *skb, struct packet *p)
+static __always_inline bool begins_with_basic_method(struct __sk_buff *skb, struct packet *p)
 {
 	__u8 head[11], end;
 	__u32 size;
@@ -57,45 +57,46 @@ static __always_inline bool is_protocol_header(struct __sk_buff *skb, struct pac
 	       said == bpf_htonl(0x414d5150);
 }
 
-static __noinline int evidence_of(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
+/* What a packet's first bytes are: an enum evidence. `first`: they are the first of the connection. */
+__noinline int evidence_of(struct __sk_buff *skb, struct packet *p, bool first)
 {
-	bool first_sent = !tp->bytes_received && tp->bytes_sent == p->length;
-	bool first_received = !tp->bytes_received && !tp->bytes_sent;
-
-	if (p->direction == EGRESS ? first_sent : first_received) {
-		if (!is_protocol_header(skb, p))
-			return EVIDENCE_OTHER;
-		if (p->direction == EGRESS)
-			begin_streams(s, ORIGIN_CONNECTED, p->sequence, tp->copied_seq);
-		else
-			begin_streams(s, ORIGIN_ACCEPTED, tp->snd_nxt, p->sequence);
-		return EVIDENCE_AMQP;
-	}
+	if (!p)
+		return EVIDENCE_NONE;
+	if (first)
+		return is_protocol_header(skb, p) ? EVIDENCE_AMQP : EVIDENCE_OTHER;
 	if (p->length == 8 && is_protocol_header(skb, p))
 		return EVIDENCE_AMQP;
 	return begins_with_basic_method(skb, p) ? EVIDENCE_AMQP : EVIDENCE_NONE;
 }
 
-/* Settles an undecided socket, or lets it wait for its next packet. Its port is no broker's until userspace says so. */
-static __noinline void weigh(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
+/* Its bytes proved a broker's protocol. If they were its first, they also say who the client is. */
+static __always_inline void prove(struct packet *p, struct tcp_sock *tp, struct socket_state *s, bool first)
 {
-	struct endpoints e;
-	int evidence = evidence_of(skb, p, tp, s);
+	struct sock_common *sk = &((struct sock *)tp)->__sk_common;
 
-	if (evidence == EVIDENCE_AMQP) {
-		read_endpoints(tp, &e);
-		if (s->origin == ORIGIN_CONNECTED)
-			s->broker_port = e.remote_port;
-		else if (s->origin == ORIGIN_ACCEPTED)
-			s->broker_port = e.local_port;
-		if (s->broker_port == e.local_port)
-			s->flags |= STATE_BROKER_END;
-		s->flags |= STATE_PROVEN;
-		list_egress(s);
-		s->verdict = VERDICT_WATCH;
-	} else if (evidence == EVIDENCE_OTHER || ++s->undecided_packets >= UNDECIDED_PACKETS) {
-		s->verdict = VERDICT_IGNORE;
+	if (first && p->direction == EGRESS) {
+		begin_streams(s, ORIGIN_CONNECTED, p->sequence, tp->copied_seq);
+		s->broker_port = bpf_ntohs(sk->skc_dport);
+	} else if (first) {
+		begin_streams(s, ORIGIN_ACCEPTED, tp->snd_nxt, p->sequence);
+		s->broker_port = sk->skc_num;
+		s->flags |= STATE_BROKER_END;
 	}
+	s->flags |= STATE_PROVEN;
+	s->verdict = VERDICT_WATCH;
+	list_egress(s);
+}
+
+/* Settles an undecided socket, or lets it wait for its next packet. */
+static __always_inline void weigh(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
+{
+	bool first = !tp->bytes_received && tp->bytes_sent == (p->direction == EGRESS ? p->length : 0);
+	int evidence = evidence_of(skb, p, first);
+
+	if (evidence == EVIDENCE_AMQP)
+		prove(p, tp, s, first);
+	else if (evidence == EVIDENCE_OTHER || ++s->undecided_packets >= UNDECIDED_PACKETS)
+		s->verdict = VERDICT_IGNORE;
 }
 
 #endif

@@ -68,7 +68,7 @@ static __always_inline void fill_segment(struct segment_record *r, struct packet
  * per size, without a loop, because a reservation's size must be a constant.
  */
 #define DEFINE_EMIT(SIZE)                                                                                              \
-	static __noinline bool emit_##SIZE(struct __sk_buff *skb, struct packet *p, struct socket_state *s,            \
+	static __always_inline bool emit_##SIZE(struct __sk_buff *skb, struct packet *p, struct socket_state *s,            \
 					   __u32 offset, __u32 captured)                                               \
 	{                                                                                                              \
 		struct {                                                                                               \
@@ -98,56 +98,65 @@ DEFINE_EMIT(16384)
 DEFINE_EMIT(32768)
 DEFINE_EMIT(65536)
 
-static __always_inline bool emit(struct __sk_buff *skb, struct packet *p, struct socket_state *s, __u32 offset, __u32 n)
+/*
+ * Copies the packet's payload from `offset` to `end`, or as much of it as a record holds. How many bytes of it are in the
+ * ring: the whole of it, or 0.
+ */
+__noinline __u32 emit(struct __sk_buff *skb, struct packet *p, struct socket_state *s, __u32 offset, __u32 end)
 {
+	__u32 n = end - offset;
+	bool emitted;
+
+	if (!p || !s || end <= offset)
+		return 0;
+	if (n > LARGEST_CHUNK)
+		n = LARGEST_CHUNK;
 	if (n <= 256)
-		return emit_256(skb, p, s, offset, n);
-	if (n <= 1024)
-		return emit_1024(skb, p, s, offset, n);
-	if (n <= 4096)
-		return emit_4096(skb, p, s, offset, n);
-	if (n <= 16384)
-		return emit_16384(skb, p, s, offset, n);
-	if (n <= 32768)
-		return emit_32768(skb, p, s, offset, n);
-	return emit_65536(skb, p, s, offset, n);
+		emitted = emit_256(skb, p, s, offset, n);
+	else if (n <= 1024)
+		emitted = emit_1024(skb, p, s, offset, n);
+	else if (n <= 4096)
+		emitted = emit_4096(skb, p, s, offset, n);
+	else if (n <= 16384)
+		emitted = emit_16384(skb, p, s, offset, n);
+	else if (n <= 32768)
+		emitted = emit_32768(skb, p, s, offset, n);
+	else
+		emitted = emit_65536(skb, p, s, offset, n);
+	return emitted ? n : 0;
 }
 
 /* More than a record holds: BIG TCP, and loopback packets of recent kernels. */
-static __noinline __u32 emit_big(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
+static __always_inline __u32 emit_big(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
-	__u32 captured = 0, offset = 0;
+	__u32 captured = 0;
 
-	for (; offset < LARGEST_PACKET && offset < p->length; offset += LARGEST_CHUNK) {
-		__u32 n = p->length - offset;
-
-		if (n > LARGEST_CHUNK)
-			n = LARGEST_CHUNK;
-		if (emit_65536(skb, p, s, offset, n))
-			captured += n;
+	for (__u32 offset = 0; offset < LARGEST_PACKET; offset += LARGEST_CHUNK) {
+		if (offset >= p->length)
+			break;
+		captured += emit(skb, p, s, offset, p->length);
 	}
 	return captured;
 }
 
 /* Copies a packet of a watched socket, and counts it: payload = captured + skipped + what did not fit into the ring. */
-static __always_inline void take(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
+__noinline int take(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct counters *c = own_counters();
-	__u32 captured, skipped = 0;
+	__u32 captured;
 
+	if (!p || !s || !c)
+		return 0;
 	if (p->length <= LARGEST_CHUNK)
-		captured = emit(skb, p, s, 0, p->length) ? p->length : 0;
+		captured = emit(skb, p, s, 0, p->length);
 	else
 		captured = emit_big(skb, p, s);
-	if (p->length > LARGEST_PACKET)
-		skipped = p->length - LARGEST_PACKET;
-	if (!c)
-		return;
 	__sync_fetch_and_add(&c->packets, 1);
 	__sync_fetch_and_add(&c->payload_bytes, p->length);
 	__sync_fetch_and_add(&c->captured_bytes, captured);
-	if (skipped)
-		__sync_fetch_and_add(&c->skipped_bytes, skipped);
+	if (p->length > LARGEST_PACKET)
+		__sync_fetch_and_add(&c->skipped_bytes, p->length - LARGEST_PACKET);
+	return 0;
 }
 
 /*
@@ -186,7 +195,7 @@ static __noinline bool left_to_peer(struct bpf_sock *sk, struct packet *p, struc
 }
 
 /* Decides about a socket that has payload on its way, by the rules or by that payload. NULL: it is not to be watched. */
-static __noinline struct socket_state *settle(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
+static __always_inline struct socket_state *settle(struct __sk_buff *skb, struct bpf_sock *sk, struct packet *p)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	struct tcp_sock *tp;
@@ -229,7 +238,7 @@ static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 	struct bpf_sock *sk = skb->sk;
 	struct packet p = { .direction = direction };
 	struct socket_state *s;
-	enum parsed parsed;
+	int parsed;
 
 	if (!sk)
 		return;

@@ -16,32 +16,43 @@ static __always_inline void estimate_starts(struct tcp_sock *tp, struct socket_s
 	s->receive_start = tp->rcv_nxt - (__u32)tp->bytes_received;
 }
 
-static __noinline void list_egress(struct socket_state *s)
+/* Global functions (see packet.h); what they return means nothing. */
+__noinline int list_egress(struct socket_state *s)
 {
-	struct flow flow = { .sender_start = s->send_start, .receiver_start = s->receive_start };
-	struct taken taken = { .cookie = s->cookie, .connection = s->connection };
+	struct taken taken = {};
+	struct flow flow;
 
+	if (!s)
+		return 0;
+	taken.cookie = s->cookie;
+	taken.connection = s->connection;
 	taken.broker_end = !!(s->flags & STATE_BROKER_END);
+	flow.sender_start = s->send_start;
+	flow.receiver_start = s->receive_start;
 	bpf_map_update_elem(&captured_egress, &flow, &taken, BPF_ANY);
 	if (!(s->flags & STATE_FROM_START)) {
 		flow.sender_start++;
 		bpf_map_update_elem(&captured_egress, &flow, &taken, BPF_ANY);
 	}
 	s->flags |= STATE_LISTED;
+	return 0;
 }
 
-static __noinline void unlist_egress(struct socket_state *s)
+__noinline int unlist_egress(struct socket_state *s)
 {
-	struct flow flow = { .sender_start = s->send_start, .receiver_start = s->receive_start };
+	struct flow flow;
 
-	if (!(s->flags & STATE_LISTED))
-		return;
+	if (!s || !(s->flags & STATE_LISTED))
+		return 0;
+	flow.sender_start = s->send_start;
+	flow.receiver_start = s->receive_start;
 	bpf_map_delete_elem(&captured_egress, &flow);
 	if (!(s->flags & STATE_FROM_START)) {
 		flow.sender_start++;
 		bpf_map_delete_elem(&captured_egress, &flow);
 	}
 	s->flags &= ~STATE_LISTED;
+	return 0;
 }
 
 /* The end that sends what this one receives, if its egress is captured. */

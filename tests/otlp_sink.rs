@@ -238,7 +238,8 @@ fn without_a_collector_nothing_blocks_grows_or_is_forgotten() {
     let failed = otlp.shutdown();
     let of = |signal: &str| failed.iter().filter(|(other, ..)| *other == signal).map(|(.., count)| count).sum::<u64>();
     assert_eq!(of("traces"), offered);
-    assert_eq!(of("metrics"), 2 * points(&snapshot));
+    // The second snapshot, and the first if it was on its way already; else the second has replaced it.
+    assert!([1, 2].map(|snapshots| snapshots * points(&snapshot)).contains(&of("metrics")));
     let full = failed.iter().find(|(signal, reason, _)| (*signal, *reason) == ("traces", "queue_full")).unwrap();
     assert!(full.2 >= offered - 1000 - 2048, "{full:?}");
 }

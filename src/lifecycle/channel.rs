@@ -6,7 +6,7 @@ use crate::names::Name;
 use crate::protocol::operation::Tags;
 use crate::stream::Position;
 
-use super::message::MessageRef;
+use super::messages::MessageRef;
 
 /// A delivery in a consumer's hands.
 #[derive(Clone, Debug)]

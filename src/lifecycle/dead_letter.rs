@@ -1,7 +1,8 @@
 //! Where rejected, expired and surplus messages go: inferred from declarations at first, told by `x-death` later.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, same_name};
+use super::message::{Chain, Message, same_name};
+use super::messages::MessageRef;
 use super::party::Party;
 use super::topology::Afterlife;
 use super::transition::{Evidence, Observer, Reason, State};

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Messages, Moment, Route, same_name};
+use super::message::{Chain, Message, Moment, Route, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Connection, Lifecycles, Reading, Unread, emit};
@@ -64,6 +65,7 @@ impl Lifecycles {
             _ => broker_count.and_then(|count| NonZeroU32::MIN.checked_add(u32::try_from(count).ok()?)),
         };
         chain.attempt += 1;
+        chain.unknown = false;
         chain.state = State::Dispatched;
         chain.evidence = Evidence::Observed;
         chain.reason = None;
@@ -119,7 +121,7 @@ impl Lifecycles {
                 (delivery.redelivered || !deaths)
                     && entry.chains.iter().find(|chain| is_chain_of(chain, delivery)).is_some_and(|chain| {
                         matches!(chain.state, State::Failed | State::Retrying)
-                            || (delivery.redelivered && chain.is_in_flight())
+                            || (delivery.redelivered && (chain.unknown || chain.is_in_flight()))
                             || is_wrong(chain)
                     })
                     && here(entry)

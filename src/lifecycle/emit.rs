@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::channel::Held;
 use super::message::{Chain, Message};
 use super::party::Party;
-use super::transition::{Attributes, Evidence, State, Timings, Transition};
+use super::transition::{Attributes, Event, Evidence, State, Timings, Transition};
 use crate::time::Timestamp;
 
 /// The system's name in every line. One protocol so far; the connection will say when there are more.
@@ -114,6 +114,18 @@ fn describe<'a>(attributes: &mut Attributes<'a>, message: &'a Message) {
         attributes.conversation_id = extras.correlation_id.as_ref();
         attributes.stream_offset = extras.stream_offset;
         attributes.trace = extras.trace;
+    }
+}
+
+/// An event about what a line would have been about.
+pub(super) fn event_of<'a>(line: &Transition<'a>, name: &'static str) -> Event<'a> {
+    Event {
+        time: line.time,
+        name,
+        count: Some(1),
+        detail: None,
+        evidence: Evidence::Observed,
+        attributes: line.attributes,
     }
 }
 

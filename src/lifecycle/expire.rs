@@ -5,7 +5,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::message::{Chain, MessageRef};
+use super::message::Chain;
+use super::messages::MessageRef;
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, State};
 use super::{Lifecycles, emit};

@@ -34,6 +34,7 @@ mod deliver;
 mod emit;
 mod expire;
 mod message;
+mod messages;
 mod party;
 mod publish;
 mod settle;
@@ -50,7 +51,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use channel::{Channel, Held};
-use message::{MessageRef, Messages};
+use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
@@ -60,7 +61,7 @@ use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
-pub use message::MessageLimits;
+pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl Lifecycles {
     /// What could not be followed so far.
     pub fn statistics(&self) -> Statistics {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
-        Statistics { evicted_messages: self.messages.evicted_active, refused_declarations: refused, ..self.statistics }
+        Statistics { refused_declarations: refused, ..self.statistics }
     }
 
     /// Messages whose fate is open.
@@ -164,6 +165,17 @@ impl Lifecycles {
     /// Something happened.
     pub fn handle(&mut self, observed: Observed, observer: &mut dyn Observer) {
         let Observed { time, connection, operation } = observed;
+        self.dispatch(time, connection, operation, observer);
+        self.report_evicted(time, observer);
+    }
+
+    fn dispatch(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        operation: Operation,
+        observer: &mut dyn Observer,
+    ) {
         match operation {
             Operation::Session(facts) => self.session(connection, facts),
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
@@ -269,6 +281,17 @@ impl Lifecycles {
             Operation::Trouble(trouble) => {
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });
+            }
+        }
+    }
+
+    /// Messages that had to make room are counted, and those in a consumer's hands are told one by one.
+    fn report_evicted(&mut self, time: Timestamp, observer: &mut dyn Observer) {
+        for message in std::mem::take(&mut self.messages.evicted) {
+            self.statistics.evicted_messages += 1;
+            for chain in message.chains.iter().filter(|chain| chain.is_in_flight()) {
+                let line = emit::of_consequence(&message, chain, None, time);
+                observer.event(&emit::event_of(&line, "evicted"));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The publisher's half: Created, Confirmed, PublishFailed, Returned.
 
-use super::message::{self, MessageRef};
+use super::message;
+use super::messages::MessageRef;
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Lifecycles, emit};
@@ -118,7 +119,8 @@ impl Lifecycles {
             let mut line = emit::of_message(entry, Some(&party), time);
             line.previous = Some(State::Created);
             line.attributes.operation = Some("confirm");
-            line.attributes.settlement = Some(super::settle::settlement(multiple));
+            // Where tags were inferred later, what the broker said then is not told apart any more.
+            line.attributes.settlement = (!inferred).then(|| super::settle::settlement(multiple));
             observer.transition(&line);
         }
     }

@@ -1,7 +1,8 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Messages, same_name};
+use super::message::{Chain, Message, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
@@ -184,20 +185,38 @@ impl Lifecycles {
         } else {
             Reason::ChannelClosed
         };
-        let mut unknown = 0;
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
             if held.doubtful {
-                unknown += u64::from(self.messages.is_latest(&held));
-                continue;
+                self.fate_unknown(time, &held, &party, observer);
+            } else {
+                self.released(time, &held, reason, error, &party, observer);
             }
-            self.released(time, &held, reason, error, &party, observer);
         }
-        if unknown > 0 {
-            self.statistics.unknown_fates += unknown;
-            let event = self.event(time, id.connection, "fate_unknown");
-            observer.event(&Event { count: Some(unknown), ..event });
+    }
+
+    /// A channel ended with a delivery outstanding whose settlement a hole may have taken: nothing is claimed of it.
+    fn fate_unknown(&mut self, time: Timestamp, held: &Held, party: &Party, observer: &mut dyn Observer) {
+        if !self.messages.is_latest(held) {
+            return;
         }
+        let Some(chain) = self.messages.get_mut(held.message).and_then(|m| m.chains.get_mut(held.chain as usize))
+        else {
+            return;
+        };
+        if !chain.is_in_flight() {
+            return;
+        }
+        chain.unknown = true;
+        self.statistics.unknown_fates += 1;
+        if let Some(entry) = self.messages.get(held.message)
+            && let Some(chain) = entry.chains.get(held.chain as usize)
+        {
+            let line = emit::of_delivery(entry, chain, held, party, time);
+            observer.event(&emit::event_of(&line, "fate_unknown"));
+        }
+        self.messages.await_again(held.message);
+        self.settle_message(held.message);
     }
 
     fn released(

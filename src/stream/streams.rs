@@ -125,6 +125,11 @@ impl Streams {
         self.connections.0.get(index as usize).map(|connection| &connection.facts)
     }
 
+    /// Memory of all reorder buffers, in bytes; 0 where nothing waits.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting
+    }
+
     /// The counters.
     pub fn statistics(&self) -> Statistics {
         let waiting_bytes = self.connections.0.iter().map(|(_, connection)| connection.waiting_bytes() as u64).sum();

@@ -79,7 +79,7 @@ fn first_bytes_prove_a_broker() {
     }
     marker(&mut tap, 21026, HEADER);
 
-    let (client, server) = (tap.socket(client).clone(), tap.socket(server).clone());
+    let (client, server) = (tap.between(client, server).clone(), tap.between(server, client).clone());
     assert!(client.from_start && server.from_start);
     assert_eq!((client.origin, server.origin), (Origin::Connected, Origin::Accepted));
     assert_eq!((client.broker_port, server.broker_port), (Some(21022), Some(21022)));
@@ -107,11 +107,11 @@ fn a_whole_frame_proves_a_broker_late() {
     amqp.exchange(&pattern(3, 100), &pattern(4, 100));
     amqp.exchange(&ack(0xCE), b"something");
     amqp.exchange(&ack(0xCE), b"more");
-    let address = amqp.client_address();
+    let (address, server) = (amqp.client_address(), amqp.server_address());
     nonsense.close();
     amqp.close();
     marker(&mut tap, 21029, HEADER);
-    let client = tap.socket(address).clone();
+    let client = tap.between(address, server).clone();
     assert!(!client.from_start);
     assert_eq!(tap.captured(client.cookie, Direction::Egress), 2 * ack(0xCE).len());
     assert!(!knows(&tap, 21028), "{tap}");
@@ -130,7 +130,7 @@ fn ports_can_be_watched_and_left_while_running() {
     late.exchange(b"no longer", b"no");
     let (client, server) = (late.client_address(), late.server_address());
     marker(&mut tap, 21030, b"x");
-    let (client, server) = (tap.socket(client).cookie, tap.socket(server).cookie);
+    let (client, server) = (tap.between(client, server).cookie, tap.between(server, client).cookie);
     let bytes = |cookie, direction| tap.of(cookie, direction).iter().flat_map(|s| s.bytes.clone()).collect::<Vec<_>>();
     assert_eq!(bytes(client, Direction::Egress), b"now");
     assert_eq!(bytes(server, Direction::Egress), b"yes");

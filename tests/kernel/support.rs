@@ -90,6 +90,12 @@ impl Tap {
         known.unwrap_or_else(|| panic!("no socket {canonical}; {self}"))
     }
 
+    /// The same where a capture watches several ports: a local address may be used towards each of them.
+    pub fn between(&self, local: SocketAddr, remote: SocketAddr) -> &Socket {
+        let known = self.sockets.iter().rev().find(|socket| (socket.local, socket.remote) == (local, remote));
+        known.unwrap_or_else(|| panic!("no socket from {local} to {remote}; {self}"))
+    }
+
     /// The segments of a socket's direction.
     pub fn of(&self, cookie: Cookie, direction: Direction) -> Vec<&Segment> {
         self.segments.iter().filter(|s| s.cookie == cookie && s.direction == direction).collect()
