@@ -9,8 +9,8 @@
 #ifndef ACKTRAIL_EVENT_H
 #define ACKTRAIL_EVENT_H
 
-#define LAYOUT(type, field, offset, size)                                                                              \
-	_Static_assert(__builtin_offsetof(struct type, field) == (offset), #type "." #field " moved");                 \
+#define LAYOUT(type, field, offset, size)                                                              \
+	_Static_assert(__builtin_offsetof(struct type, field) == (offset), #type "." #field " moved"); \
 	_Static_assert(sizeof(((struct type *)0)->field) == (size), #type "." #field " has another size")
 #define LAYOUT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type " has another size")
 

@@ -72,9 +72,13 @@ def show(broker, directory, seconds):
             stop(process)
         stop(view, how=signal.SIGINT)
     say("Closing: what became of all of them")
-    agent.stop()
+    summary = agent.stop()
     sys.stdout.write(agent.errors.read_text())
     sys.stdout.flush()
+    seen = {total["state"] for total in summary["totals"]}
+    missing = {"Confirmed", "Returned", "Acknowledged", "Retrying", "DeadLettered"} - seen
+    if missing:
+        raise RuntimeError(f"nothing became {', '.join(sorted(missing))}: this should not be; see {agent.lines}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
     python roles.py ROLE URL SECONDS
 """
 
-import ctypes
 import random
 import sys
 import time
 
 import pika
-
-PR_SET_NAME = 15
 
 
 def shop(channel, until):
@@ -82,8 +79,6 @@ def dead_letters_to(queue):
 
 def main():
     role, url, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    # The name that process lists show; acktrail shows it, too.
-    ctypes.CDLL(None).prctl(PR_SET_NAME, role.encode(), 0, 0, 0)
     parameters = pika.URLParameters(url)
     parameters.client_properties = {"connection_name": role}
     connection = pika.BlockingConnection(parameters)

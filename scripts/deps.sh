@@ -52,6 +52,7 @@ tests() {
     step go-client "truth client, Go" "$(fingerprint tests/brokers/clients/go)" "$work/clients/truth-go" make_go
     step lapin-client "truth client, Rust (lapin)" "$(fingerprint tests/brokers/clients/lapin)" \
         "$work/clients/truth-lapin" make_lapin
+    step collector "OpenTelemetry Collector" "$(fingerprint tests/collector)" "$work/otelcol-0.155.0" make_collector
 }
 
 make_venv() {
@@ -87,6 +88,8 @@ make_go() {
     mkdir -p "$work/clients"
     (cd tests/brokers/clients/go && go build -o "$work/clients/truth-go" .)
 }
+
+make_collector() { tests/collector/build.sh "$work/otelcol-0.155.0"; }
 
 make_lapin() {
     mkdir -p "$work/clients"

@@ -7,7 +7,8 @@
 # What cannot run here says so and counts as failed: a test that is left out proves nothing.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-work=${ACKTRAIL_WORK:-$PWD/.work}
+export ACKTRAIL_WORK=${ACKTRAIL_WORK:-$PWD/.work}
+work=$ACKTRAIL_WORK
 logs=$work/log/test
 target=${CARGO_TARGET_DIR:-$PWD/target}
 passed=0 failed=0 failures=()

@@ -113,8 +113,6 @@ pub struct Limits {
     pub connection_bytes: u64,
     /// Bytes of all connections that wait for bytes missing before them.
     pub stream_bytes: u64,
-    /// Distinct sets of attributes per metric; the rest is counted as `other`.
-    pub metric_series: u64,
 }
 
 /// The agent as a process.
@@ -234,13 +232,7 @@ impl Default for Traces {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            messages: 200_000,
-            connections: 10_000,
-            connection_bytes: 1 << 20,
-            stream_bytes: 16 << 20,
-            metric_series: 2_000,
-        }
+        Limits { messages: 200_000, connections: 10_000, connection_bytes: 1 << 20, stream_bytes: 16 << 20 }
     }
 }
 

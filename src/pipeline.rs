@@ -1,5 +1,7 @@
 //! Joins the pure stages: records in, transitions and events out.
 
+use std::time::Duration;
+
 use crate::capture::{Cookie, Counters, Direction, Record};
 use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
@@ -77,6 +79,18 @@ impl Pipeline {
         let (streams, mut stages) = self.split();
         streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
         self.lifecycles.handle_timeout(now, observer);
+    }
+
+    /// Bytes that wait for others before them and have not been looked at.
+    pub fn waiting_bytes(&self) -> usize {
+        self.streams.waiting_bytes()
+    }
+
+    /// Gives up whatever bytes are waited for, so that nothing waits any more.
+    pub fn give_up_gaps(&mut self, now: Timestamp, observer: &mut dyn Observer) {
+        let later = now.plus(Duration::from_secs(3600));
+        let (streams, mut stages) = self.split();
+        streams.handle_timeout(later, &mut |event| stages.follow(&event, observer));
     }
 
     /// When [`Pipeline::handle_timeout`] has something to do, if no record comes before.

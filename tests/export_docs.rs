@@ -40,6 +40,24 @@ fn every_state_reason_event_and_field_is_documented() {
     same(&names(EVENTS_PAGE, "Fields"), FIELDS.iter().copied());
 }
 
+/// Every name that is given to an event in the stages, found in their sources, is registered.
+#[test]
+fn every_event_of_the_stages_is_registered() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = std::fs::read_dir(root.join("lifecycle")).unwrap().map(|entry| entry.unwrap().path());
+    let mut found = 0;
+    for file in files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+        let source = std::fs::read_to_string(&file).unwrap();
+        for call in source.split(".event(").skip(1) {
+            let arguments = call.split(';').next().unwrap_or_default();
+            let Some(name) = arguments.split('"').nth(1) else { continue };
+            assert!(EVENTS.contains(&name), "{name} of {} is not registered", file.display());
+            found += 1;
+        }
+    }
+    assert!(found > 5, "the way events are made has changed: {found} found");
+}
+
 #[test]
 fn every_attribute_of_a_line_is_documented_with_its_type() {
     let in_lines = ATTRIBUTES.iter().filter(|attribute| attribute.in_lines());

@@ -156,6 +156,16 @@ fn failures_name_their_reason() {
 }
 
 #[test]
+fn the_publish_of_a_copy_ends_no_delivery() {
+    let mut metrics = Metrics::new(Timestamp(0));
+    metrics.transition(&transition(State::Dispatched, 1));
+    let mut copy = transition(State::Created, 2);
+    copy.previous = Some(State::Dispatched);
+    metrics.transition(&copy);
+    assert_eq!(metrics.in_flight(), 1);
+}
+
+#[test]
 fn the_agents_own_health_is_never_absent() {
     let mut metrics = Metrics::new(Timestamp(5));
     let snapshot = metrics.snapshot(Timestamp(6), &Health::default());

@@ -2,61 +2,25 @@
 
 mod export_support;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use acktrail::export::metrics::Value as Given;
 use acktrail::export::registry::ATTRIBUTES;
-use acktrail::export::spans::{Kind, Sampling, Span, SpanContext, Spans};
-use acktrail::lifecycle::transition::{Observer, State};
+use acktrail::export::spans::{Sampling, Spans};
+use acktrail::lifecycle::transition::{Observer, Reason, State};
+use acktrail::names::Name;
 use acktrail::protocol::operation::Identity;
 use acktrail::time::Timestamp;
 use export_support::conventions::{SeenSpan, check_span, knows};
 use export_support::scenario::{MS, START, Scenario, hex, message};
-use export_support::{Life, transition};
-use serde_json::Value;
-
-fn seen(span: &Span) -> SeenSpan {
-    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let context = |context: &SpanContext| (hexadecimal(&context.trace_id), hexadecimal(&context.span_id));
-    let mut attributes = BTreeMap::new();
-    for (key, value) in &span.attributes {
-        assert!(key.places.contains('s'), "{} is not registered for spans", key.key);
-        let value = match value {
-            Given::Name(name) => Value::from(&**name),
-            Given::Word(word) => Value::from(*word),
-            Given::Int(number) => Value::from(*number),
-            Given::Bool(flag) => Value::from(*flag),
-        };
-        assert!(attributes.insert(key.key.to_owned(), value).is_none(), "{} twice", key.key);
-    }
-    let (trace, id) = context(&span.context);
-    SeenSpan {
-        resource: BTreeMap::from([("service.name".to_owned(), span.resource.service_name().into())]),
-        trace,
-        id,
-        parent: span.parent.map(|parent| hexadecimal(&parent)),
-        kind: match span.kind {
-            Kind::Producer => "PRODUCER",
-            Kind::Client => "CLIENT",
-            Kind::Consumer => "CONSUMER",
-        },
-        name: span.name.clone(),
-        start: span.start.0,
-        end: span.end.0,
-        attributes,
-        links: span.links.iter().map(context).collect(),
-        events: span.events.iter().map(|(time, name)| (time.0, (*name).to_owned())).collect(),
-        error: span.failed,
-    }
-}
+use export_support::{Life, seen_span, transition};
 
 fn spans_of(ratio: f64) -> Vec<SeenSpan> {
     let mut spans = Spans::new(Sampling { ratio, slow: Duration::from_secs(10) });
     Scenario::new().tell(&mut |line| spans.transition(line));
     spans.finish();
     assert_eq!(spans.lost(), 0);
-    let spans: Vec<SeenSpan> = spans.take().iter().map(seen).collect();
+    let spans: Vec<SeenSpan> = spans.take().iter().map(seen_span).collect();
     for span in &spans {
         check_span(span);
     }
@@ -199,11 +163,12 @@ fn agents_that_see_only_one_side_decide_and_link_alike() {
         }
     });
     producer_side.finish();
-    let published: HashMap<_, _> = producer_side.take().iter().map(|span| (seen(span).context(), seen(span))).collect();
+    let published: HashMap<_, _> =
+        producer_side.take().iter().map(|span| (seen_span(span).context(), seen_span(span))).collect();
     let processed = consumer_side.take();
     assert_eq!(published.len(), processed.len());
     for span in &processed {
-        assert!(published.contains_key(&seen(span).links[0]));
+        assert!(published.contains_key(&seen_span(span).links[0]));
     }
     assert!((800..1200).contains(&processed.len()), "{}", processed.len());
 }
@@ -226,6 +191,73 @@ fn the_share_of_sampled_messages_is_the_ratio() {
     assert_eq!(count(1.0), Spans::READY);
     // Hashes of fixed numbers: the same in every run. 0.1 × 20,000, give or take five standard deviations.
     assert!((1788..=2212).contains(&count(0.1)), "{}", count(0.1));
+}
+
+#[test]
+fn a_copy_that_an_application_publishes_has_a_span_of_its_own() {
+    let names: [Name; 4] = ["shop", "order.new", "parking", "billing"].map(Name::from);
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
+    let mut original = transition(State::Created, START);
+    original.message = Some(Identity(u128::MAX));
+    original.timings.created = Some(original.time);
+    original.attributes.exchange = Some(&names[0]);
+    original.attributes.routing_key = Some(&names[1]);
+    spans.transition(&original);
+    let mut copy = original;
+    copy.time = Timestamp(START + 5 * MS);
+    copy.timings.created = Some(copy.time);
+    (copy.previous, copy.reason) = (Some(State::Processing), Some(Reason::Republished));
+    copy.attributes.routing_key = Some(&names[2]);
+    spans.transition(&copy);
+    let mut confirm = original;
+    confirm.time = Timestamp(START + 9 * MS);
+    confirm.state = State::Confirmed;
+    spans.transition(&confirm);
+    let taken: Vec<SeenSpan> = spans.take().iter().map(seen_span).collect();
+    taken.iter().for_each(check_span);
+    let [copy, original] = &taken[..] else { panic!("{taken:#?}") };
+    assert_eq!((original.start, original.end), (START, START + 9 * MS));
+    assert_eq!((copy.name.as_str(), copy.start), ("publish shop:parking", START + 5 * MS));
+    assert_ne!(copy.id, original.id);
+    assert_eq!(copy.links, [original.context()]);
+}
+
+#[test]
+fn every_reader_of_a_stream_has_a_span_of_its_own() {
+    let (queue, readers): (Name, [Name; 2]) = ("log".into(), ["reader-1".into(), "reader-2".into()]);
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
+    for reader in &readers {
+        let mut line = transition(State::Acknowledged, START);
+        line.message = Some(Identity(u128::MAX));
+        (line.previous, line.delivery) = (Some(State::Processing), Some(1));
+        line.attributes.queue = Some(&queue);
+        line.attributes.consumer_tag = Some(reader);
+        line.attributes.stream_offset = Some(7);
+        spans.transition(&line);
+    }
+    let taken: Vec<SeenSpan> = spans.take().iter().map(seen_span).collect();
+    taken.iter().for_each(check_span);
+    assert_ne!(taken[0].id, taken[1].id);
+    assert_eq!(taken[0].links, taken[1].links);
+}
+
+#[test]
+fn what_is_lost_in_a_receive_buffer_is_a_failed_delivery() {
+    let queue: Name = "work".into();
+    let mut spans = Spans::new(Sampling { ratio: 0.0, ..Sampling::default() });
+    let mut line = transition(State::Dropped, START + MS);
+    line.message = Some(Identity(7));
+    (line.previous, line.delivery, line.reason) = (Some(State::Dispatched), Some(1), Some(Reason::ConnectionLost));
+    line.timings.dispatched = Some(Timestamp(START));
+    line.attributes.queue = Some(&queue);
+    spans.transition(&line);
+    // A rejected message without a dead-letter exchange has had its span.
+    line.previous = Some(State::Rejected);
+    spans.transition(&line);
+    let taken: Vec<SeenSpan> = spans.take().iter().map(seen_span).collect();
+    assert_eq!(taken.len(), 1);
+    check_span(&taken[0]);
+    assert_eq!((taken[0].start, taken[0].end, taken[0].text("error.type")), (START, START + MS, "connection_lost"));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use acktrail::export::json::transition_line;
 use acktrail::export::metrics::{Health, Metrics};
+use acktrail::export::spans::{Sampling, Spans};
 use acktrail::export::summary::Totals;
 use acktrail::lifecycle::transition::Observer;
 use acktrail::time::Timestamp;
@@ -16,6 +17,10 @@ use export_support::Life;
 const MESSAGES: u64 = 400_000;
 
 fn measure(what: &str, mut observe: impl FnMut(&Life)) {
+    // One alone, for a profiler: FIGURE=metrics valgrind --tool=callgrind …
+    if std::env::var("FIGURE").is_ok_and(|figure| figure != what) {
+        return;
+    }
     let life = Life::new(20);
     let start = Instant::now();
     observe(&life);
@@ -44,6 +49,13 @@ fn figures() {
             let mut totals = Totals::new();
             life.feed(MESSAGES, &mut |transition| totals.transition(transition));
             black_box(totals.rows());
+        });
+        measure("spans", |life| {
+            let mut spans = Spans::new(Sampling::default());
+            life.feed(MESSAGES, &mut |transition| {
+                spans.transition(transition);
+                black_box(spans.take());
+            });
         });
         measure("metrics", |life| {
             let mut metrics = Metrics::new(Timestamp(0));

@@ -93,6 +93,28 @@ fn totals_are_cumulative_and_corrections_take_back() {
 }
 
 #[test]
+fn a_publish_thought_lost_that_arrives_is_taken_back_where_it_was_counted() {
+    let mut names = Names::default();
+    let keys = ["first", "second"].map(|key| names.intern(key.as_bytes()));
+    let queue = names.intern(b"work");
+    let mut totals = Totals::new();
+    for key in &keys {
+        let mut line = transition(State::PublishFailed, 1);
+        line.evidence = Evidence::Inferred;
+        line.attributes.routing_key = Some(key);
+        totals.transition(&line);
+    }
+    let mut arrived = transition(State::Dispatched, 2);
+    arrived.corrects = Some(State::PublishFailed);
+    arrived.attributes.routing_key = Some(&keys[1]);
+    arrived.attributes.queue = Some(&queue);
+    totals.transition(&arrived);
+    let failed: Vec<_> = totals.rows().into_iter().filter(|row| row.state == State::PublishFailed).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!((&*failed[0].destination, failed[0].count), ("first", 1));
+}
+
+#[test]
 fn nothing_is_lost_by_folding() {
     let mut names = Names::default();
     let mut totals = Totals::new();

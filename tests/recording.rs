@@ -119,7 +119,7 @@ fn socket() -> impl Strategy<Value = Owned> {
     let owner = prop::option::of((any::<u32>(), "\\PC{0,20}"));
     let origin = prop::sample::select(vec![Origin::Unknown, Origin::Connected, Origin::Accepted]);
     let numbers = (any::<u32>(), any::<u64>(), any::<u32>(), any::<u32>());
-    (time(), cookie(), address(), address(), numbers, origin, prop::option::of(any::<u16>()), any::<bool>(), owner)
+    (time(), cookie(), address(), address(), numbers, origin, prop::option::of(any::<u16>()), any::<[bool; 2]>(), owner)
         .prop_map(
             |(
                 time,
@@ -129,7 +129,7 @@ fn socket() -> impl Strategy<Value = Owned> {
                 (netns, cgroup, send_next, copied),
                 origin,
                 broker_port,
-                from_start,
+                [from_start, reads_seen],
                 owner,
             )| {
                 let owner = owner.map(|(pid, executable)| Owner { pid, executable });
@@ -145,6 +145,7 @@ fn socket() -> impl Strategy<Value = Owned> {
                     send_next,
                     copied,
                     from_start,
+                    reads_seen,
                     owner,
                 };
                 Owned { record: Record::Socket(socket), bytes: Vec::new() }

@@ -100,6 +100,8 @@ pub struct Socket {
     pub copied: u32,
     /// True where the connection was seen from its first byte on: `send_next` and `copied` are the two streams' beginnings.
     pub from_start: bool,
+    /// Reads of its application are reported. Not so where the kernel lacks the tap, or in another tool's capture.
+    pub reads_seen: bool,
     /// The process that owns it, where known.
     pub owner: Option<Owner>,
 }

@@ -169,6 +169,7 @@ fn socket(raw: &[u8], time: Timestamp, cookie: Cookie) -> Result<Socket, WireErr
         send_next: fields.u32(offset_of!(SocketRecord, send_next)),
         copied: fields.u32(offset_of!(SocketRecord, copied)),
         from_start: fields.u8(offset_of!(RecordHead, flags)) & SOCKET_FROM_START != 0,
+        reads_seen: true,
         owner: (pid != 0).then(|| Owner { pid, executable: fields.name(offset_of!(SocketRecord, executable)) }),
     })
 }

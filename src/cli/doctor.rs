@@ -127,6 +127,39 @@ fn wrap(text: &str, width: usize, indent: usize, out: &mut String) {
     out.push('\n');
 }
 
+/// `acktrail doctor`: looks, tries, and prints. Exit status 0 only if capture can work.
+///
+/// # Errors
+/// If standard output cannot be written to.
+#[cfg(feature = "kernel")]
+pub fn doctor(config: &crate::config::Config) -> Result<std::process::ExitCode, super::Failure> {
+    use std::io::Write;
+    use std::process::ExitCode;
+
+    use crate::kernel::probe::{Standing, probe};
+
+    let mut report = Report::default();
+    for finding in probe(&super::run::options(config)) {
+        let status = match finding.standing {
+            Standing::Info => Status::Info,
+            Standing::Ok => Status::Ok,
+            Standing::Degraded => Status::Warning,
+            Standing::Missing => Status::Failed,
+        };
+        report.add(finding.name, status, finding.detail, finding.advice.as_deref());
+    }
+    let mut text = String::new();
+    if config.doctor.json {
+        text = report.json();
+        text.push('\n');
+    } else {
+        let colors = super::terminal::colors_stdout(config.terminal.color);
+        report.render(super::terminal::width_stdout(), colors, &mut text);
+    }
+    std::io::stdout().write_all(text.as_bytes())?;
+    Ok(if report.can_capture() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

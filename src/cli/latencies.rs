@@ -1,11 +1,12 @@
 //! Percentiles for the closing table: how long messages of each queue took.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 
 use super::closing::Percentiles;
-use crate::lifecycle::transition::{Event, Observer, State, Transition};
+use crate::lifecycle::transition::{Event, Observer, Settlement, State, Transition};
 use crate::names::Name;
 
 /// Queues beyond this many get no percentiles.
@@ -17,7 +18,10 @@ const BUCKETS: usize = (64 * STEPS) as usize;
 /// Time from publish to delivery, and from reading to settlement, per queue.
 #[derive(Default)]
 pub struct Latencies {
-    queues: HashMap<Name, Queue>,
+    places: HashMap<Name, usize>,
+    queues: Vec<Queue>,
+    /// The queue asked for last: mostly it is the next one too.
+    last: Option<(Name, usize)>,
 }
 
 #[derive(Default)]
@@ -36,19 +40,29 @@ struct Histogram {
 impl Latencies {
     /// Created → Dispatched in this queue.
     pub fn broker(&self, queue: &str) -> Option<Percentiles> {
-        self.queues.get(queue)?.broker.percentiles()
+        self.queues.get(*self.places.get(queue)?)?.broker.percentiles()
     }
 
     /// Processing → settled in this queue.
     pub fn processing(&self, queue: &str) -> Option<Percentiles> {
-        self.queues.get(queue)?.processing.percentiles()
+        self.queues.get(*self.places.get(queue)?)?.processing.percentiles()
     }
 
     fn queue(&mut self, name: &Name) -> Option<&mut Queue> {
-        if !self.queues.contains_key(name) && self.queues.len() >= MOST_QUEUES {
-            return None;
+        let known = self.last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, name)).map(|(_, place)| *place);
+        let place = match known.or_else(|| self.places.get(name).copied()) {
+            Some(place) => place,
+            None if self.queues.len() < MOST_QUEUES => {
+                self.queues.push(Queue::default());
+                self.places.insert(name.clone(), self.queues.len() - 1);
+                self.queues.len() - 1
+            }
+            None => return None,
+        };
+        if known.is_none() {
+            self.last = Some((name.clone(), place));
         }
-        Some(self.queues.entry(name.clone()).or_default())
+        self.queues.get_mut(place)
     }
 }
 
@@ -57,6 +71,8 @@ impl Observer for Latencies {
         let (Some(name), timings) = (line.attributes.queue, &line.timings) else { return };
         let since = match line.state {
             State::Dispatched if line.delivery == Some(1) => timings.created,
+            // What is settled by being sent is not processed before it is settled.
+            State::Acknowledged if line.attributes.settlement == Some(Settlement::Automatic) => None,
             State::Acknowledged | State::Rejected | State::Failed => timings.processing,
             _ => None,
         };

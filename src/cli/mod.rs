@@ -23,10 +23,11 @@ mod view;
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use args::{Command, Invocation, UsageError};
 
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::pipeline::Limits;
 
 /// Exit status of wrong usage and wrong configuration.
@@ -68,6 +69,16 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// The least important level that is said.
+static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
+
+/// Says something to people that is no failure of the command, if it is important enough for the configuration.
+pub fn note(level: LogLevel, message: &dyn fmt::Display) {
+    if level as u8 <= LEVEL.load(Ordering::Relaxed) {
+        say(message);
+    }
+}
+
 /// Says something to people, on standard error, each line with the program's name.
 pub fn say(message: &dyn fmt::Display) {
     let mut out = std::io::stderr().lock();
@@ -78,6 +89,7 @@ pub fn say(message: &dyn fmt::Display) {
 }
 
 fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
+    LEVEL.store(invocation.config.agent.log_level as u8, Ordering::Relaxed);
     match &invocation.command {
         Command::Replay(path) => replay::replay(invocation, path),
         #[cfg(feature = "kernel")]
@@ -87,7 +99,7 @@ fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
         #[cfg(feature = "kernel")]
         Command::Trace => trace::trace(invocation),
         #[cfg(feature = "kernel")]
-        Command::Doctor => Err(Failure("not yet".to_owned())),
+        Command::Doctor => doctor::doctor(&invocation.config),
         #[cfg(not(feature = "kernel"))]
         Command::Run | Command::Record(_) | Command::Trace | Command::Doctor => {
             Err(Failure("this build cannot capture: it was made without the feature `kernel`".to_owned()))

@@ -10,13 +10,16 @@ use super::args::Invocation;
 use super::ready::Ready;
 use super::run::{kernel_release, now, options};
 use super::signals::Signals;
-use super::{Failure, limits, say};
+use super::{Failure, limits, note};
 use crate::capture::Record;
 use crate::capture::recording::{Header, Writer};
+use crate::config::LogLevel;
 use crate::kernel::{Capture, privileges};
 use crate::lifecycle::transition::{Event, Observer, Transition};
 use crate::pipeline::Pipeline;
 
+/// Recorded bytes that wait in memory, at most about.
+const MOST_PENDING: usize = 32 << 20;
 /// Counters are recorded this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -64,10 +67,17 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
             let counters = Record::Counters(capture.counters());
             failed = write(&mut writer, &mut pipeline, &counters).err().or(failed.take());
         }
+        // What waits behind a gap has not been looked at: a login could be among it. So nothing is written before everything
+        // has been, and a gap that lasts too long is given up for it.
+        if writer.pending_bytes() > MOST_PENDING || (ending && !polled.more) {
+            pipeline.give_up_gaps(now(), &mut Nobody);
+        }
         for secret in pipeline.take_secrets() {
             writer.wipe(&secret.taps, secret.start, secret.length);
         }
-        failed = writer.commit().err().or(failed.take());
+        if pipeline.waiting_bytes() == 0 {
+            failed = writer.commit().err().or(failed.take());
+        }
         if ending && !polled.more {
             break;
         }
@@ -79,7 +89,10 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     }
     let (file, totals) = writer.finish().map_err(cannot)?;
     file.into_inner().map_err(|error| cannot(error.into_error()))?.sync_all().map_err(cannot)?;
-    say(&format!("{} records, {} bytes of payload, in {}", totals.records, totals.bytes, path.display()));
+    note(
+        LogLevel::Info,
+        &format!("{} records, {} bytes of payload, in {}", totals.records, totals.bytes, path.display()),
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,9 +8,9 @@ use super::args::Invocation;
 use super::outputs::Outputs;
 use super::ready::Ready;
 use super::signals::Signals;
-use super::{Failure, limits, say, terminal};
+use super::{Failure, limits, note, say, terminal};
 use crate::capture::Record;
-use crate::config::Config;
+use crate::config::{Config, LogLevel};
 use crate::export::summary::Loss;
 use crate::kernel::{Capture, Options, privileges};
 use crate::pipeline::Pipeline;
@@ -74,12 +74,12 @@ impl Agent {
             .map_err(|error| Failure(format!("{error}\n{}\n`acktrail doctor` says more.", error.advice())))?;
         for feature in capture.features() {
             if let Some(error) = &feature.missing {
-                say(&format!("{error}: {}", feature.feature.consequence()));
+                note(LogLevel::Warn, &format!("{error}: {}", feature.feature.consequence()));
             }
         }
         let left = privileges::drop_all()?;
         if !left.none() {
-            say(&"some privileges could not be dropped");
+            note(LogLevel::Warn, &"some privileges could not be dropped");
         }
         let pipeline = Pipeline::new(limits(config));
         Ok(Agent { capture, pipeline, next_beat: Instant::now() })
@@ -141,7 +141,7 @@ impl Agent {
                     say(&format!("the new configuration could not be applied: {error}"));
                     return old;
                 }
-                say(&"configuration read again");
+                note(LogLevel::Info, &"configuration read again");
                 new
             }
             Err(error) => {

@@ -10,8 +10,9 @@ use super::ready::Ready;
 use super::run::Agent;
 use super::signals::Signals;
 use super::view::View;
-use super::{Failure, say};
+use super::{Failure, note};
 use crate::agent_socket::{Client, ClientError, Format};
+use crate::config::LogLevel;
 use crate::filter::Filter;
 
 /// How long to wait for a line before looking whether to end.
@@ -31,7 +32,7 @@ pub fn trace(invocation: &Invocation) -> Result<ExitCode, Failure> {
     match Client::trace(&config.agent.socket, &filter, format) {
         Ok(client) => from_agent(invocation, client, &signals),
         Err(ClientError::NoAgent(path)) => {
-            say(&format!("no agent answers at {}: capturing here", path.display()));
+            note(LogLevel::Info, &format!("no agent answers at {}: capturing here", path.display()));
             from_capture(invocation, &signals)
         }
         Err(error) => Err(error.into()),
@@ -58,7 +59,7 @@ fn from_agent(invocation: &Invocation, mut client: Client, signals: &Signals) ->
                 Err(error) => return Err(Failure(format!("the agent sent a line that is no row: {error}"))),
             },
             Ok(None) => {
-                say(&"the agent has ended");
+                note(LogLevel::Info, &"the agent has ended");
                 break;
             }
             Err(error) if error.is_pause() => {}

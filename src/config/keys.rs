@@ -247,15 +247,6 @@ pub const KEYS: &[Key] = &[
         set: |config, value| put(&mut config.limits.stream_bytes, value.size(MIB, 16 * GIB)),
     },
     Key {
-        name: "limits.metric_series",
-        option: None,
-        allowed: "a number, 10 to 1000000",
-        help: "Distinct sets of attributes per metric; the rest is counted as `other`.",
-        reload: false,
-        get: |config| Some(config.limits.metric_series.to_string()),
-        set: |config, value| put(&mut config.limits.metric_series, value.count(10, 1_000_000)),
-    },
-    Key {
         name: "agent.socket",
         option: Some("--socket"),
         allowed: "a path of at most 107 bytes",

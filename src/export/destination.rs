@@ -108,8 +108,8 @@ pub fn operation_type(state: Option<State>, operation: Option<&str>) -> Option<&
         return Some("send");
     }
     match operation {
-        "publish" => Some("send"),
-        "deliver" => Some("process"),
+        "publish" | "confirm" | "return" => Some("send"),
+        "deliver" | "process" => Some("process"),
         "get" => Some("receive"),
         "ack" | "nack" | "reject" | "recover" => Some("settle"),
         _ => None,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use super::destination::{Destination, operation_type};
-use super::registry::{Attribute, attribute};
+use super::registry::{Attribute, EVENTS, attribute};
 use crate::lifecycle::transition::{Attributes, Event, State, Transition};
 use crate::time::Timestamp;
 
@@ -53,6 +53,7 @@ pub fn transition_line(transition: &Transition<'_>, out: &mut Vec<u8>) {
 
 /// Appends the line of an event, with its line feed.
 pub fn event_line(event: &Event<'_>, out: &mut Vec<u8>) {
+    debug_assert!(EVENTS.contains(&event.name), "{} is not registered", event.name);
     out.reserve(TYPICAL_LINE);
     out.extend_from_slice(b"{\"kind\":\"event\",\"event\":");
     string(event.name, out);

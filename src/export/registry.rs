@@ -146,6 +146,8 @@ pub const EVENTS: &[&str] = &[
     "not_decoded",
     "evicted",
     "queue_emptied",
+    "automatic_presumed",
+    "parse_trouble",
 ];
 
 /// What kind of instrument a metric is.

@@ -152,7 +152,7 @@ impl Default for Endpoints {
 const CACHE: usize = 256;
 
 fn is(endpoint: &Endpoint, process: Option<&Owner>, server: Option<SocketAddr>) -> bool {
-    endpoint.server == server
+    same_address(endpoint.server, server)
         && match (&endpoint.resource, process) {
             (Resource::Process { pid, executable }, Some(process)) => {
                 *pid == process.pid && **executable == *process.executable
@@ -160,6 +160,16 @@ fn is(endpoint: &Endpoint, process: Option<&Owner>, server: Option<SocketAddr>) 
             (Resource::Unknown, None) => true,
             _ => false,
         }
+}
+
+/// Equality of addresses, the common case first: this runs for every message.
+fn same_address(left: Option<SocketAddr>, right: Option<SocketAddr>) -> bool {
+    match (left, right) {
+        (Some(SocketAddr::V4(left)), Some(SocketAddr::V4(right))) => {
+            (left.port(), left.ip().to_bits()) == (right.port(), right.ip().to_bits())
+        }
+        (left, right) => left == right,
+    }
 }
 
 fn pid_and_name(endpoint: &Endpoint) -> Option<(u32, &str)> {

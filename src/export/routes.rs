@@ -12,7 +12,6 @@
 //! addresses, and holds them, so that an address cannot come to mean another name.
 
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
@@ -98,9 +97,10 @@ impl Routes {
     /// so whoever keeps something by route has to move it to [`Routes::other`] or forget it, before it asks again.
     pub fn of(&mut self, attributes: &Attributes<'_>, retired: &mut Vec<(RouteId, Route)>) -> RouteId {
         self.lines += 1;
-        let slot = cache_slot(attributes);
+        let addresses = Addresses::of(attributes);
+        let slot = addresses.slot();
         if let Some(cached) = self.cache.get(slot)
-            && cached.is(attributes)
+            && cached.addresses == addresses
         {
             let route = cached.route;
             self.used(route);
@@ -108,7 +108,8 @@ impl Routes {
         }
         let route = self.look_up(attributes, retired);
         if let Some(cached) = self.cache.get_mut(slot) {
-            *cached = Cached::new(attributes, route);
+            let names = [attributes.exchange, attributes.routing_key, attributes.queue, attributes.vhost];
+            *cached = Cached { addresses, _held: names.map(|name| name.cloned()), route };
         }
         self.used(route);
         route
@@ -294,48 +295,45 @@ impl Default for Routes {
 /// Entries of the cache; a power of two.
 const CACHE: usize = 1024;
 
-/// The names of a line, by address, and its route.
+/// The addresses of a line's system and names; 0 for a name that is absent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Addresses([usize; 5]);
+
+impl Addresses {
+    /// No line has these: a system is never at address 0.
+    const NONE: Addresses = Addresses([0; 5]);
+
+    fn of(attributes: &Attributes<'_>) -> Addresses {
+        let address = |name: Option<&Name>| name.map_or(0, |name| name.as_ptr().addr());
+        Addresses([
+            attributes.system.as_ptr().addr(),
+            address(attributes.exchange),
+            address(attributes.routing_key),
+            address(attributes.queue),
+            address(attributes.vhost),
+        ])
+    }
+
+    fn slot(self) -> usize {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [_, exchange, routing_key, queue, vhost] = self.0.map(|address| address as u64);
+        let hash = (exchange.rotate_left(40) ^ routing_key.rotate_left(20) ^ queue).wrapping_mul(ODD) ^ vhost;
+        (hash.wrapping_mul(ODD) >> 54) as usize & (CACHE - 1)
+    }
+}
+
+/// A line's addresses, the names that they belong to (held, so that no other name comes to the same address), and its route.
 #[derive(Clone)]
 struct Cached {
-    system: &'static str,
-    names: [Option<Name>; 4],
+    addresses: Addresses,
+    _held: [Option<Name>; 4],
     route: RouteId,
 }
 
 impl Default for Cached {
-    /// An entry that no line matches: no line's system is this string.
     fn default() -> Cached {
-        Cached { system: "\0", names: [None, None, None, None], route: RouteId(0) }
+        Cached { addresses: Addresses::NONE, _held: [None, None, None, None], route: RouteId::NONE }
     }
-}
-
-impl Cached {
-    fn new(attributes: &Attributes<'_>, route: RouteId) -> Cached {
-        Cached { system: attributes.system, names: names(attributes).map(|name| name.cloned()), route }
-    }
-
-    fn is(&self, attributes: &Attributes<'_>) -> bool {
-        let same = |(held, given): (&Option<Name>, Option<&Name>)| match (held, given) {
-            (Some(held), Some(given)) => Arc::ptr_eq(held, given),
-            (None, None) => true,
-            _ => false,
-        };
-        self.system == attributes.system && self.names.iter().zip(names(attributes)).all(same)
-    }
-}
-
-fn names<'a>(attributes: &Attributes<'a>) -> [Option<&'a Name>; 4] {
-    [attributes.exchange, attributes.routing_key, attributes.queue, attributes.vhost]
-}
-
-fn cache_slot(attributes: &Attributes<'_>) -> usize {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = 0u64;
-    for name in names(attributes) {
-        let address = name.map_or(0, |name| name.as_ptr().addr() as u64);
-        hash = (hash.rotate_left(23) ^ address).wrapping_mul(ODD);
-    }
-    (hash >> 54) as usize & (CACHE - 1)
 }
 
 /// The names that decide about a route, folded.

@@ -17,7 +17,7 @@ pub use self::ids::{Role, SpanContext, creation_context, span_id, trace_id};
 use super::metrics::Value;
 use super::registry::Attribute;
 use super::resource::Resource;
-use crate::lifecycle::transition::{Event, Observer, State, Transition};
+use crate::lifecycle::transition::{Event, Observer, Reason, State, Transition};
 use crate::time::Timestamp;
 
 /// Which messages get spans.
@@ -202,6 +202,10 @@ impl Observer for Spans {
     fn transition(&mut self, line: &Transition<'_>) {
         let sampled = ids::sampled(line, self.threshold);
         match line.state {
+            State::Created if sampled && line.reason == Some(Reason::Republished) => {
+                // No confirm is waited for: it would be taken for the original's, whose identity it shares.
+                self.emit(build::producer(line, false));
+            }
             State::Created if sampled => self.created(line),
             State::Confirmed if sampled => self.confirmed(line),
             State::PublishFailed | State::Returned => self.publish_failed(line),
@@ -228,7 +232,15 @@ impl Observer for Spans {
                 }
                 self.emit(build::dead_letter(line));
             }
-            State::Expired | State::Dropped if !sampled => self.producer_after_all(line),
+            State::Expired | State::Dropped => {
+                if !sampled {
+                    self.producer_after_all(line);
+                }
+                // Lost in the consumer's receive buffer.
+                if matches!(line.previous, Some(State::Dispatched | State::Processing)) {
+                    self.emit(build::consumer(line, true));
+                }
+            }
             _ => {}
         }
     }

@@ -4,7 +4,7 @@
 use super::json;
 use super::registry::EVENTS;
 use super::routes::{Route, RouteId, Routes};
-use crate::lifecycle::transition::{Event, Evidence, Observer, Reason, State, Transition};
+use crate::lifecycle::transition::{Attributes, Event, Evidence, Observer, Reason, State, Transition};
 use crate::names::Name;
 use crate::time::Timestamp;
 
@@ -182,8 +182,21 @@ impl Totals {
             row.add(transition);
         }
         if let Some(corrected) = transition.corrects {
+            let id = self.place_of(corrected, transition).unwrap_or(id);
             self.take_back(id, corrected, transition.count);
         }
+    }
+
+    /// Where a corrected line had been counted: what precedes any queue was counted without one.
+    fn place_of(&mut self, corrected: State, transition: &Transition<'_>) -> Option<RouteId> {
+        if !matches!(corrected, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
+            return None;
+        }
+        let id = self.routes.of(&Attributes { queue: None, ..transition.attributes }, &mut self.retired);
+        if !self.retired.is_empty() {
+            self.fold_retired();
+        }
+        Some(id)
     }
 
     /// A corrected line's count leaves the state that it was counted in: by rule on the same route, else, where that route

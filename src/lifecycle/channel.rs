@@ -6,7 +6,7 @@ use crate::names::Name;
 use crate::protocol::operation::Tags;
 use crate::stream::Position;
 
-use super::message::MessageRef;
+use super::messages::MessageRef;
 
 /// A delivery in a consumer's hands.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Held {
     pub end: Position,
     /// A settlement of it may have been lost in a hole.
     pub doubtful: bool,
+    /// Its queue was deleted: it has nowhere to go back to.
+    pub queue_gone: bool,
 }
 
 /// Entries in ascending order of tag, from which any one can be taken.
@@ -40,6 +42,7 @@ impl<T> Default for Outstanding<T> {
 
 impl<T> Outstanding<T> {
     /// How many are outstanding.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.live
     }
@@ -117,6 +120,8 @@ pub(super) struct Channel {
     pub unconfirmed: Outstanding<MessageRef>,
     /// The latest publishes without a confirm tag, for a channel close that names one of them.
     recent: VecDeque<MessageRef>,
+    /// Its opening was seen, and all that the broker has sent on it since.
+    pub complete: bool,
     /// Some settlement was seen: its consumers settle.
     pub settles: bool,
     /// Deliveries of consumers that may or may not settle.
@@ -130,7 +135,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    const MOST_RECENT: usize = 256;
+    const MOST_RECENT: usize = 4096;
 
     /// Remembers a publish that no confirm will name.
     pub fn remember(&mut self, message: MessageRef) {
@@ -138,6 +143,17 @@ impl Channel {
             self.recent.pop_front();
         }
         self.recent.push_back(message);
+    }
+
+    /// The last `publishes` without a tag count from `first` on, as was inferred.
+    pub fn learn_tags(&mut self, first: u64, publishes: u64) {
+        let known = usize::try_from(publishes).unwrap_or(usize::MAX).min(self.recent.len());
+        let Some(first) = first.checked_add(publishes - known as u64) else { return };
+        let learned = self.recent.split_off(self.recent.len() - known);
+        for (tag, message) in (first..).zip(learned) {
+            // Tags that are known already are later ones; a contradiction is dropped, not guessed at.
+            let _ = self.unconfirmed.push(tag, message);
+        }
     }
 
     /// The publishes of this channel whose fate the broker has not told, oldest first.

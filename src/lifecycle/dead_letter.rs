@@ -1,6 +1,8 @@
 //! Where rejected, expired and surplus messages go: inferred from declarations at first, told by `x-death` later.
 
-use super::message::{Chain, Message, MessageRef, same_name};
+use super::channel::Held;
+use super::message::{Chain, Message, same_name};
+use super::messages::MessageRef;
 use super::party::Party;
 use super::topology::Afterlife;
 use super::transition::{Evidence, Observer, Reason, State};
@@ -14,11 +16,13 @@ const MOST_DEATHS: usize = 32;
 
 impl Lifecycles {
     /// A delivery ended without success: says Retrying, on the way back to its queue.
+    #[expect(clippy::too_many_arguments, reason = "each says one thing about the line")]
     pub(super) fn retrying(
         &mut self,
         time: Timestamp,
         reference: MessageRef,
         place: usize,
+        held: Option<&Held>,
         way: Option<Name>,
         inferred: bool,
         observer: &mut dyn Observer,
@@ -34,7 +38,7 @@ impl Lifecycles {
         }
         chain.destination = way.map(Box::new);
         let Some(chain) = entry.chains.get(place) else { return };
-        let mut line = emit::of_chain(entry, chain, chain.holder.as_deref(), time);
+        let mut line = emit::of_consequence(entry, chain, held, time);
         line.previous = Some(previous);
         line.corrects = corrects.then_some(previous);
         observer.transition(&line);
@@ -48,6 +52,7 @@ impl Lifecycles {
         time: Timestamp,
         reference: MessageRef,
         place: usize,
+        held: &Held,
         reason: Reason,
         observer: &mut dyn Observer,
     ) {
@@ -65,10 +70,10 @@ impl Lifecycles {
                 self.messages.await_again(reference);
                 self.settle_message(reference);
             }
-            Afterlife::ComesBack(way) => self.retrying(time, reference, place, Some(way), true, observer),
-            Afterlife::Gone => self.died(time, reference, place, State::Dropped, reason, None, observer),
+            Afterlife::ComesBack(way) => self.retrying(time, reference, place, Some(held), Some(way), true, observer),
+            Afterlife::Gone => self.died(time, reference, place, Some(held), (State::Dropped, reason, None), observer),
             Afterlife::DeadLetterQueue(name) => {
-                self.died(time, reference, place, State::DeadLettered, reason, Some(name), observer);
+                self.died(time, reference, place, Some(held), (State::DeadLettered, reason, Some(name)), observer);
             }
         }
     }
@@ -93,22 +98,20 @@ impl Lifecycles {
                 Afterlife::DeadLetterQueue(name) | Afterlife::ComesBack(name) => Some(name),
                 Afterlife::Unknown | Afterlife::Stays | Afterlife::Gone => None,
             };
-            self.died(time, reference, place, State::DeadLettered, Reason::Expired, way, observer);
+            self.died(time, reference, place, None, (State::DeadLettered, Reason::Expired, way), observer);
         } else {
             self.messages.await_again(reference);
             self.settle_message(reference);
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "three calls, all above")]
-    fn died(
+    pub(super) fn died(
         &mut self,
         time: Timestamp,
         reference: MessageRef,
         place: usize,
-        state: State,
-        reason: Reason,
-        destination: Option<Name>,
+        held: Option<&Held>,
+        (state, reason, destination): (State, Reason, Option<Name>),
         observer: &mut dyn Observer,
     ) {
         let Some(entry) = self.messages.get_mut(reference) else { return };
@@ -118,7 +121,7 @@ impl Lifecycles {
         chain.reason = Some(reason);
         chain.destination = destination.map(Box::new);
         let Some(chain) = entry.chains.get(place) else { return };
-        let mut line = emit::of_chain(entry, chain, chain.holder.as_deref(), time);
+        let mut line = emit::of_consequence(entry, chain, held, time);
         line.previous = Some(previous);
         observer.transition(&line);
         self.messages.await_again(reference);
@@ -220,7 +223,7 @@ impl Lifecycles {
         let holder = chain.holder.clone();
         if chain.is_awaited() && chain.state != State::Retrying && chain.state != State::Failed {
             let way = way.or(chain.destination.as_deref()).unwrap_or(&death.queue).clone();
-            self.retrying(time, reference, place, Some(way), false, observer);
+            self.retrying(time, reference, place, None, Some(way), false, observer);
         }
         if let Some(holder) = holder {
             self.topology(&holder).learn_comes_back(&death.queue);

@@ -4,10 +4,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef, Moment, Route, same_name};
+use super::message::{Chain, Message, Moment, Route, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
-use super::{Lifecycles, Reading, Unread, emit};
+use super::{Connection, Lifecycles, Reading, Unread, emit};
 use crate::names::Name;
 use crate::protocol::operation::{self, ChannelId, Destination, Extras};
 use crate::stream::{ConnectionId, Flow, Position};
@@ -64,6 +65,7 @@ impl Lifecycles {
             _ => broker_count.and_then(|count| NonZeroU32::MIN.checked_add(u32::try_from(count).ok()?)),
         };
         chain.attempt += 1;
+        chain.unknown = false;
         chain.state = State::Dispatched;
         chain.evidence = Evidence::Observed;
         chain.reason = None;
@@ -80,6 +82,7 @@ impl Lifecycles {
             redelivered: delivery.redelivered,
             end: delivery.end,
             doubtful: false,
+            queue_gone: false,
         };
         if arrived {
             entry.state = State::Created;
@@ -113,33 +116,32 @@ impl Lifecycles {
         let mut found = None;
         if let Some(key) = message.identity {
             let here = |entry: &Message| entry.publisher.as_ref().is_none_or(|p| p.shares_broker_with(party));
-            let chain = |entry: &Message| {
-                entry
-                    .chains
-                    .iter()
-                    .position(|chain| is_chain_of(chain, delivery))
-                    .and_then(|at| entry.chains.get(at).cloned())
-            };
             // It failed here and comes again.
             let again = |entry: &Message| {
-                here(entry)
-                    && chain(entry).is_some_and(|chain| {
+                (delivery.redelivered || !deaths)
+                    && entry.chains.iter().find(|chain| is_chain_of(chain, delivery)).is_some_and(|chain| {
                         matches!(chain.state, State::Failed | State::Retrying)
-                            || (delivery.redelivered && chain.is_in_flight())
-                            || is_wrong(&chain)
+                            || (delivery.redelivered && (chain.unknown || chain.is_in_flight()))
+                            || is_wrong(chain)
                     })
+                    && here(entry)
             };
-            if delivery.redelivered || !deaths {
-                found = self.messages.find_awaited(key, again);
-            }
             // It was published to where this delivery says, and this queue has not had it.
-            if found.is_none() {
-                let lane = Arc::as_ptr(route) as usize ^ usize::from(deaths);
-                found = self.messages.next_of_queue(key, queue, lane, |entry| {
-                    let published_dead = entry.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
-                    here(entry) && entry.route == *route && published_dead == deaths && chain(entry).is_none()
-                });
-            }
+            let next = |entry: &Message| {
+                let published_dead = entry.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
+                published_dead == deaths
+                    && (Arc::ptr_eq(&entry.route, route) || entry.route == *route)
+                    && !entry.chains.iter().any(|chain| is_chain_of(chain, delivery))
+                    && here(entry)
+            };
+            found = match self.messages.only(key) {
+                Some((reference, entry)) => (again(entry) || next(entry)).then_some(reference),
+                None => {
+                    let lane = Arc::as_ptr(route) as usize ^ usize::from(deaths);
+                    let again = self.messages.find_awaited(key, again);
+                    again.or_else(|| self.messages.next_of_queue(key, queue, lane, next))
+                }
+            };
         }
         if let (None, Some(extras)) = (found, message.extras.as_ref().filter(|_| deaths)) {
             found = message.identity.and_then(|key| self.dead_message(key, queue, extras, party));
@@ -162,7 +164,7 @@ impl Lifecycles {
             Some((exchange, key)) => self.messages.route(exchange, key),
             None => route.clone(),
         };
-        let mut entry = Message::new(message.identity, message.source, State::Created, route);
+        let mut entry = Message::new(message.identity, State::Created, route);
         entry.message_id = message.message_id.clone();
         entry.set_body(message.body, message.body_size);
         self.messages.insert(entry)
@@ -233,7 +235,7 @@ impl Lifecycles {
         let mut line = emit::of_chain(entry, chain, holder.as_deref(), time);
         line.previous = Some(previous);
         observer.transition(&line);
-        self.retrying(time, reference, place, None, true, observer);
+        self.retrying(time, reference, place, None, None, true, observer);
     }
 
     /// Keeps a delivery until it is settled, or, if that is all there is to come, until it is read.
@@ -253,8 +255,8 @@ impl Lifecycles {
         if automatic == Some(true) {
             if !party.reads_seen {
                 let inferred = channel.presumed_automatic.is_some();
-                self.processing(time, &held, party, Evidence::Inferred, observer);
-                self.settled_by_sending(time, &held, party, inferred, observer);
+                self.messages.processing(time, &held, party, Evidence::Inferred, observer);
+                self.messages.settled_by_sending(time, &held, party, inferred, observer);
                 return;
             }
             let end = held.end;
@@ -289,19 +291,19 @@ impl Lifecycles {
         let event = self.event(time, id.connection, "automatic_presumed");
         observer.event(&super::Event { evidence: Evidence::Inferred, count: Some(UNDECIDED), ..event });
         for held in self.channel(id).held.take(operation::Tags::All) {
-            if !self.is_latest(&held) {
+            if !self.messages.is_latest(&held) {
                 continue;
             }
             self.forget_body(&held);
-            let state = self.chain(&held).map(|chain| chain.state);
+            let state = self.messages.chain(&held).map(|chain| chain.state);
             if party.reads_seen && state == Some(State::Dispatched) {
                 let end = held.end;
                 let what = Reading::Automatic(Box::new(held));
                 self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
                 continue;
             }
-            self.processing(time, &held, party, Evidence::Inferred, observer);
-            self.settled_by_sending(time, &held, party, true, observer);
+            self.messages.processing(time, &held, party, Evidence::Inferred, observer);
+            self.messages.settled_by_sending(time, &held, party, true, observer);
         }
         let unread = &mut self.connection(id.connection).unread;
         unread.make_contiguous().sort_by_key(|unread| unread.end);
@@ -319,24 +321,53 @@ impl Lifecycles {
         if self.broker_flow(connection) != Some(flow) {
             return;
         }
-        let party = self.party(connection);
-        while let Some(unread) = self.connection(connection).unread.pop_front_if(|unread| unread.end <= position) {
-            match unread.what {
+        let Lifecycles { messages, connections, .. } = self;
+        let Some(Connection { party, channels, unread, .. }) = connections.get_mut(&connection) else { return };
+        while unread.front().is_some_and(|unread| unread.end <= position)
+            && let Some(Unread { channel, what, .. }) = unread.pop_front()
+        {
+            let channel = channels.get(&(channel.number, channel.incarnation));
+            match what {
                 Reading::Settled(tag) => {
-                    let held = self.channel(unread.channel).held.get(tag).cloned();
-                    if let Some(held) = held {
-                        self.processing(time, &held, &party, Evidence::Observed, observer);
+                    if let Some(held) = channel.and_then(|channel| channel.held.get(tag)) {
+                        messages.processing(time, held, party, Evidence::Observed, observer);
                     }
                 }
                 Reading::Automatic(held) => {
-                    let presumed = self.channel(unread.channel).presumed_automatic.is_some();
-                    self.processing(time, &held, &party, Evidence::Observed, observer);
-                    self.settled_by_sending(time, &held, &party, presumed, observer);
+                    let presumed = channel.is_some_and(|channel| channel.presumed_automatic.is_some());
+                    messages.processing(time, &held, party, Evidence::Observed, observer);
+                    messages.settled_by_sending(time, &held, party, presumed, observer);
                 }
             }
         }
     }
 
+    /// A connection ended: what was settled by being sent, and never read, is lost.
+    pub(super) fn drop_unread(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
+        let party = self.party(connection);
+        let unread = std::mem::take(&mut self.connection(connection).unread);
+        for unread in unread {
+            let Reading::Automatic(held) = unread.what else { continue };
+            self.messages.end_delivery(time, &held, &party, observer, |chain, line| {
+                chain.state = State::Dropped;
+                chain.evidence = Evidence::Inferred;
+                chain.reason = Some(Reason::ConnectionLost);
+                line.settlement = Some(Settlement::Automatic);
+            });
+        }
+    }
+
+    pub(super) fn forget_body(&mut self, held: &Held) {
+        let body = self.messages.get(held.message).filter(|entry| entry.message_id.is_none());
+        if let Some(body) = body.and_then(|entry| entry.body)
+            && self.held_bodies.get(&body.get()) == Some(&held.message)
+        {
+            self.held_bodies.remove(&body.get());
+        }
+    }
+}
+
+impl Messages {
     /// Dispatched → Processing; nothing where it is there already, or further.
     pub(super) fn processing(
         &mut self,
@@ -349,7 +380,7 @@ impl Lifecycles {
         if !self.is_latest(held) {
             return;
         }
-        let Some(entry) = self.messages.get_mut(held.message) else { return };
+        let Some(entry) = self.get_mut(held.message) else { return };
         let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return };
         if chain.state != State::Dispatched {
             return;
@@ -364,7 +395,8 @@ impl Lifecycles {
         observer.transition(&line);
     }
 
-    fn settled_by_sending(
+    /// What is settled by being sent is settled.
+    pub(super) fn settled_by_sending(
         &mut self,
         time: Timestamp,
         held: &Held,
@@ -379,37 +411,13 @@ impl Lifecycles {
         });
     }
 
-    /// A connection ended: what was settled by being sent, and never read, is lost.
-    pub(super) fn drop_unread(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
-        let party = self.party(connection);
-        let unread = std::mem::take(&mut self.connection(connection).unread);
-        for unread in unread {
-            let Reading::Automatic(held) = unread.what else { continue };
-            self.end_delivery(time, &held, &party, observer, |chain, line| {
-                chain.state = State::Dropped;
-                chain.evidence = Evidence::Inferred;
-                chain.reason = Some(Reason::ConnectionLost);
-                line.settlement = Some(Settlement::Automatic);
-            });
-        }
-    }
-
     /// Whether a delivery in somebody's hands is the latest of its chain.
     pub(super) fn is_latest(&self, held: &Held) -> bool {
         self.chain(held).is_some_and(|chain| chain.attempt == held.attempt)
     }
 
     pub(super) fn chain(&self, held: &Held) -> Option<&Chain> {
-        self.messages.get(held.message)?.chains.get(held.chain as usize)
-    }
-
-    pub(super) fn forget_body(&mut self, held: &Held) {
-        let body = self.messages.get(held.message).filter(|entry| entry.message_id.is_none());
-        if let Some(body) = body.and_then(|entry| entry.body)
-            && self.held_bodies.get(&body.get()) == Some(&held.message)
-        {
-            self.held_bodies.remove(&body.get());
-        }
+        self.get(held.message)?.chains.get(held.chain as usize)
     }
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use super::channel::Held;
 use super::message::{Chain, Message};
 use super::party::Party;
-use super::transition::{Attributes, Evidence, State, Timings, Transition};
+use super::transition::{Attributes, Event, Evidence, State, Timings, Transition};
 use crate::time::Timestamp;
 
 /// The system's name in every line. One protocol so far; the connection will say when there are more.
@@ -15,6 +15,7 @@ pub(super) const SYSTEM: &str = "rabbitmq";
 pub(super) fn of_message<'a>(message: &'a Message, party: Option<&'a Party>, time: Timestamp) -> Transition<'a> {
     let mut attributes = of_party(party);
     describe(&mut attributes, message);
+    attributes.producer = message.publisher.as_ref().and_then(|publisher| publisher.process.as_ref());
     attributes.exchange = Some(&message.route.exchange);
     attributes.routing_key = Some(&message.route.routing_key);
     Transition {
@@ -68,10 +69,29 @@ pub(super) fn of_delivery<'a>(
     time: Timestamp,
 ) -> Transition<'a> {
     let mut line = of_chain(message, chain, Some(party), time);
+    of_held(&mut line, held);
+    line
+}
+
+/// A line about what follows from the end of a chain's latest delivery; `held` if that has just ended.
+pub(super) fn of_consequence<'a>(
+    message: &'a Message,
+    chain: &'a Chain,
+    held: Option<&'a Held>,
+    time: Timestamp,
+) -> Transition<'a> {
+    let party = chain.holder.as_ref().or(message.publisher.as_ref());
+    let mut line = of_chain(message, chain, party.map(|party| &**party), time);
+    if let Some(held) = held {
+        of_held(&mut line, held);
+    }
+    line
+}
+
+fn of_held<'a>(line: &mut Transition<'a>, held: &'a Held) {
     line.attributes.consumer_tag = held.consumer.as_ref();
     line.attributes.delivery_tag = Some(held.tag);
     line.attributes.redelivered = Some(held.redelivered);
-    line
 }
 
 /// What every line about a connection says.
@@ -94,6 +114,18 @@ fn describe<'a>(attributes: &mut Attributes<'a>, message: &'a Message) {
         attributes.conversation_id = extras.correlation_id.as_ref();
         attributes.stream_offset = extras.stream_offset;
         attributes.trace = extras.trace;
+    }
+}
+
+/// An event about what a line would have been about.
+pub(super) fn event_of<'a>(line: &Transition<'a>, name: &'static str) -> Event<'a> {
+    Event {
+        time: line.time,
+        name,
+        count: Some(1),
+        detail: None,
+        evidence: Evidence::Observed,
+        attributes: line.attributes,
     }
 }
 

@@ -5,7 +5,8 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::message::{Chain, MessageRef};
+use super::message::Chain;
+use super::messages::MessageRef;
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, State};
 use super::{Lifecycles, emit};
@@ -50,6 +51,9 @@ impl Lifecycles {
         }
         let entry = self.messages.get(reference)?;
         let own = entry.extras.as_ref().and_then(|extras| extras.expiration_ms);
+        if own.is_none() && !self.expiring {
+            return None;
+        }
         if entry.extras.as_ref().is_some_and(|extras| extras.carbon_copies) {
             return None;
         }

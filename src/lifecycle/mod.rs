@@ -34,6 +34,7 @@ mod deliver;
 mod emit;
 mod expire;
 mod message;
+mod messages;
 mod party;
 mod publish;
 mod settle;
@@ -50,7 +51,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use channel::{Channel, Held};
-use message::{MessageRef, Messages};
+use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
@@ -60,7 +61,7 @@ use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
-pub use message::MessageLimits;
+pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub struct Lifecycles {
     held_bodies: HashMap<u64, MessageRef>,
     /// When messages expire that nobody has been given.
     expiries: BinaryHeap<Reverse<(Timestamp, MessageRef)>>,
+    /// Some queue has a time to live.
+    expiring: bool,
     statistics: Statistics,
 }
 
@@ -125,6 +128,7 @@ impl Lifecycles {
             topologies: HashMap::new(),
             held_bodies: HashMap::new(),
             expiries: BinaryHeap::new(),
+            expiring: false,
             statistics: Statistics::default(),
         }
     }
@@ -132,7 +136,7 @@ impl Lifecycles {
     /// What could not be followed so far.
     pub fn statistics(&self) -> Statistics {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
-        Statistics { evicted_messages: self.messages.evicted_active, refused_declarations: refused, ..self.statistics }
+        Statistics { refused_declarations: refused, ..self.statistics }
     }
 
     /// Messages whose fate is open.
@@ -161,6 +165,17 @@ impl Lifecycles {
     /// Something happened.
     pub fn handle(&mut self, observed: Observed, observer: &mut dyn Observer) {
         let Observed { time, connection, operation } = observed;
+        self.dispatch(time, connection, operation, observer);
+        self.report_evicted(time, observer);
+    }
+
+    fn dispatch(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        operation: Operation,
+        observer: &mut dyn Observer,
+    ) {
         match operation {
             Operation::Session(facts) => self.session(connection, facts),
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
@@ -170,6 +185,7 @@ impl Lifecycles {
             Operation::PublishFailed { channel, tags, inferred } => {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }
+            Operation::TagsLearned { channel, first, publishes } => self.channel(channel).learn_tags(first, publishes),
             Operation::UnmatchedConfirm { .. } => self.statistics.unmatched_confirms += 1,
             Operation::Returned { channel, error, destination, message } => {
                 self.returned(time, channel, &error, &destination, &message, observer);
@@ -200,7 +216,7 @@ impl Lifecycles {
                 observer.event(&event);
             }
             Operation::ChannelOpened(channel) => {
-                self.connection(channel.connection).channels.entry((channel.number, channel.incarnation)).or_default();
+                self.channel(channel).complete = true;
             }
             Operation::ChannelClosed { channel, by, error, connection } => {
                 self.channel_closed(time, channel, by, error.as_ref(), connection, observer);
@@ -224,6 +240,7 @@ impl Lifecycles {
             }
             Operation::QueueDeclared { queue, arguments, messages: _ } => {
                 let party = self.party(connection);
+                self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
                 self.topology(&party).declare_queue(&queue, arguments);
             }
             Operation::QueueEmptied { queue, deleted, messages } => {
@@ -268,6 +285,17 @@ impl Lifecycles {
         }
     }
 
+    /// Messages that had to make room are counted, and those in a consumer's hands are told one by one.
+    fn report_evicted(&mut self, time: Timestamp, observer: &mut dyn Observer) {
+        for message in std::mem::take(&mut self.messages.evicted) {
+            self.statistics.evicted_messages += 1;
+            for chain in message.chains.iter().filter(|chain| chain.is_in_flight()) {
+                let line = emit::of_consequence(&message, chain, None, time);
+                observer.event(&emit::event_of(&line, "evicted"));
+            }
+        }
+    }
+
     fn session(&mut self, connection: ConnectionId, session: Arc<SessionFacts>) {
         let known = self.connection(connection);
         known.session = Some(session);
@@ -292,6 +320,11 @@ impl Lifecycles {
 
     fn party(&mut self, id: ConnectionId) -> Arc<Party> {
         self.connection(id).party.clone()
+    }
+
+    /// Whether a channel was closed, and not opened again since.
+    fn is_ended(&mut self, id: ChannelId) -> bool {
+        self.connection(id.connection).ended.get(&id.number) == Some(&id.incarnation)
     }
 
     fn channel(&mut self, id: ChannelId) -> &mut Channel {

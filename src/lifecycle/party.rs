@@ -52,7 +52,7 @@ impl Party {
             server: ends.map(|(_, server)| server.address),
             client: ends.map(|(client, _)| client.address),
             process: ends.and_then(|(client, _)| client.owner.clone()),
-            reads_seen: ends.is_some_and(|(client, _)| client.local),
+            reads_seen: ends.is_some_and(|(client, _)| client.reads_seen),
             broker_seen: ends.is_some_and(|(_, server)| server.local),
             client_name: session.and_then(|session| session.client_name.clone()),
             vhost: session.and_then(|session| session.vhost.clone()),

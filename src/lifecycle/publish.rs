@@ -1,14 +1,30 @@
 //! The publisher's half: Created, Confirmed, PublishFailed, Returned.
 
-use super::message::{self, MessageRef};
+use super::message;
+use super::messages::MessageRef;
 use super::party::Party;
-use super::transition::{Evidence, Observer, Reason, State};
+use super::transition::{Evidence, Observer, Reason, Settlement, State};
 use super::{Lifecycles, emit};
 use crate::protocol::operation::{BrokerError, ChannelId, Destination, Message, Tags};
 use crate::time::Timestamp;
 
 /// How many messages with the same id are compared with a publish, to recognise a copy.
 const MOST_COMPARED: usize = 64;
+
+/// Why, and how it is known, that a publish failed.
+#[derive(Clone, Copy)]
+pub(super) struct Failure<'a> {
+    pub reason: Reason,
+    pub inferred: bool,
+    pub error: Option<&'a BrokerError>,
+    pub settlement: Option<Settlement>,
+}
+
+impl Failure<'_> {
+    pub fn of(reason: Reason) -> Failure<'static> {
+        Failure { reason, inferred: false, error: None, settlement: None }
+    }
+}
 
 impl Lifecycles {
     pub(super) fn published(
@@ -25,7 +41,7 @@ impl Lifecycles {
         let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
         let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
-        let mut entry = message::Message::new(message.identity, message.source, State::Created, route);
+        let mut entry = message::Message::new(message.identity, State::Created, route);
         entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
         entry.publisher = Some(party.clone());
         entry.message_id = message.message_id;
@@ -33,7 +49,7 @@ impl Lifecycles {
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
         let reference = self.messages.insert(entry);
-        let ended = self.connection(channel.connection).ended.get(&channel.number) == Some(&channel.incarnation);
+        let ended = self.is_ended(channel);
         if !ended {
             let channel = self.channel(channel);
             let refused = match tag {
@@ -54,7 +70,7 @@ impl Lifecycles {
             self.expect_expiry(time, reference, &party);
         } else {
             // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
-            self.publish_failed(time, reference, Reason::ChannelClosed, false, None, observer);
+            self.publish_failed(time, reference, Failure::of(Reason::ChannelClosed), observer);
         }
     }
 
@@ -103,7 +119,8 @@ impl Lifecycles {
             let mut line = emit::of_message(entry, Some(&party), time);
             line.previous = Some(State::Created);
             line.attributes.operation = Some("confirm");
-            line.attributes.settlement = Some(super::settle::settlement(multiple));
+            // Where tags were inferred later, what the broker said then is not told apart any more.
+            line.attributes.settlement = (!inferred).then(|| super::settle::settlement(multiple));
             observer.transition(&line);
         }
     }
@@ -120,8 +137,10 @@ impl Lifecycles {
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
         }
+        let settlement = Some(super::settle::settlement(!matches!(tags, Tags::One(_))));
         for reference in taken {
-            self.publish_failed(time, reference, Reason::Refused, inferred, None, observer);
+            let failure = Failure { inferred, settlement, ..Failure::of(Reason::Refused) };
+            self.publish_failed(time, reference, failure, observer);
         }
     }
 
@@ -129,11 +148,10 @@ impl Lifecycles {
         &mut self,
         time: Timestamp,
         reference: MessageRef,
-        reason: Reason,
-        inferred: bool,
-        error: Option<&BrokerError>,
+        failure: Failure<'_>,
         observer: &mut dyn Observer,
     ) {
+        let Failure { reason, inferred, error, settlement } = failure;
         let Some(entry) = self.messages.get_mut(reference) else { return };
         if entry.state != State::Created || (inferred && !entry.chains.is_empty()) {
             return;
@@ -144,6 +162,7 @@ impl Lifecycles {
         line.previous = Some(State::Created);
         line.reason = Some(reason);
         line.attributes.operation = Some("publish");
+        line.attributes.settlement = settlement;
         line.attributes.error_code = error.map(|error| error.code);
         line.attributes.error_text = error.map(|error| &error.text);
         observer.transition(&line);
@@ -173,7 +192,7 @@ impl Lifecycles {
             Some(reference) => reference,
             None => {
                 let route = self.messages.route(&destination.exchange, &destination.routing_key);
-                let mut entry = message::Message::new(key, message.source, State::Created, route);
+                let mut entry = message::Message::new(key, State::Created, route);
                 entry.publisher = Some(party.clone());
                 entry.message_id = message.message_id.clone();
                 entry.extras = message.extras.clone();

@@ -1,14 +1,19 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, MessageRef};
+use super::message::{Chain, Message, same_name};
+use super::messages::{MessageRef, Messages};
 use super::party::Party;
+use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
 use super::{Event, Lifecycles, emit};
 use crate::names::Name;
 use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
+
+/// Class and method of basic.publish.
+const BASIC_PUBLISH: (u16, u16) = (60, 40);
 
 /// The name of a side in every output.
 pub(super) fn peer_name(peer: Peer) -> &'static str {
@@ -32,6 +37,10 @@ impl Lifecycles {
         outcome: Outcome,
         observer: &mut dyn Observer,
     ) {
+        if self.is_ended(id) {
+            // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
+            return;
+        }
         let party = self.party(id.connection);
         let channel = self.channel(id);
         channel.settles = true;
@@ -59,6 +68,10 @@ impl Lifecycles {
 
     /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
     fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
+        if self.channel(id).complete {
+            // There was no such delivery: the client's mistake, and the broker's answer follows.
+            return;
+        }
         self.statistics.unmatched_settlements += 1;
         let mut event = self.event(time, id.connection, "settled_unseen");
         event.attributes.delivery_tag = Some(tag);
@@ -76,15 +89,16 @@ impl Lifecycles {
     ) {
         self.forget_body(held);
         // What is settled has been read; the record of it was lost, or the application is on another host.
-        self.processing(time, held, party, Evidence::Inferred, observer);
+        self.messages.processing(time, held, party, Evidence::Inferred, observer);
         let (state, reason, operation) = match outcome {
             Outcome::Acknowledged => (State::Acknowledged, None, "ack"),
-            Outcome::Rejected => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByReject => (State::Rejected, Some(Reason::Rejected), "reject"),
+            Outcome::RejectedByNack => (State::Rejected, Some(Reason::Rejected), "nack"),
             Outcome::RequeuedByReject => (State::Failed, Some(Reason::Requeued), "reject"),
             Outcome::RequeuedByNack => (State::Failed, Some(Reason::Requeued), "nack"),
             Outcome::Recovered => (State::Failed, Some(Reason::Recovered), "recover"),
         };
-        let ended = self.end_delivery(time, held, party, observer, |chain, line| {
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
             chain.state = state;
             chain.evidence = Evidence::Observed;
             chain.reason = reason;
@@ -96,10 +110,10 @@ impl Lifecycles {
         }
         let place = held.chain as usize;
         match state {
-            State::Rejected => self.afterlife(time, held.message, place, Reason::Rejected, observer),
+            State::Rejected => self.afterlife(time, held.message, place, held, Reason::Rejected, observer),
             State::Failed => {
                 let counted = outcome != Outcome::RequeuedByNack || !self.nack_is_free(party.connection);
-                self.comes_again(time, held.message, place, counted, false, observer);
+                self.comes_again(time, held, counted, false, observer);
             }
             _ => {}
         }
@@ -121,16 +135,18 @@ impl Lifecycles {
     fn comes_again(
         &mut self,
         time: Timestamp,
-        reference: MessageRef,
-        place: usize,
+        held: &Held,
         counted: bool,
         inferred: bool,
         observer: &mut dyn Observer,
     ) {
-        if counted && self.is_at_delivery_limit(reference, place) {
-            self.afterlife(time, reference, place, Reason::DeliveryLimit, observer);
+        let (reference, place) = (held.message, held.chain as usize);
+        if held.queue_gone {
+            self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
+        } else if counted && self.is_at_delivery_limit(reference, place) {
+            self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
-            self.retrying(time, reference, place, None, inferred, observer);
+            self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
     }
 
@@ -144,41 +160,6 @@ impl Lifecycles {
         quorum && limit.is_some_and(|limit| deliveries.get() > limit)
     }
 
-    /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
-    pub(super) fn end_delivery(
-        &mut self,
-        time: Timestamp,
-        held: &Held,
-        party: &Party,
-        observer: &mut dyn Observer,
-        change: impl FnOnce(&mut Chain, &mut Attributes<'_>),
-    ) -> bool {
-        if !self.is_latest(held) {
-            return false;
-        }
-        let Some(entry) = self.messages.get_mut(held.message) else { return false };
-        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return false };
-        if !chain.is_in_flight() {
-            return false;
-        }
-        let previous = chain.state;
-        let mut settled = Attributes::default();
-        chain.destination = None;
-        change(chain, &mut settled);
-        if matches!(chain.state, State::Failed | State::Rejected) {
-            chain.first_failed.get_or_insert(time);
-        }
-        let Some(chain) = entry.chains.get(held.chain as usize) else { return false };
-        let mut line = emit::of_delivery(entry, chain, held, party, time);
-        line.previous = Some(previous);
-        line.attributes.settlement = settled.settlement;
-        line.attributes.operation = settled.operation;
-        line.attributes.error_code = settled.error_code;
-        observer.transition(&line);
-        self.settle_message(held.message);
-        true
-    }
-
     /// A channel ended: what was outstanding on it comes again, what waited for a confirm never gets one.
     pub(super) fn channel_closed(
         &mut self,
@@ -189,6 +170,12 @@ impl Lifecycles {
         connection: bool,
         observer: &mut dyn Observer,
     ) {
+        let known = self.connection(id.connection);
+        let closed_before = known.ended.insert(id.number, id.incarnation) == Some(id.incarnation);
+        if closed_before && !known.channels.contains_key(&(id.number, id.incarnation)) {
+            // The close-ok of a close that was told already.
+            return;
+        }
         let party = self.party(id.connection);
         let name = if connection { "connection_closed" } else { "channel_closed" };
         let name = if by.is_none() { "connection_lost" } else { name };
@@ -198,7 +185,6 @@ impl Lifecycles {
         event.attributes.error_text = error.map(|error| &error.text);
         observer.event(&event);
         let known = self.connection(id.connection);
-        known.ended.insert(id.number, id.incarnation);
         let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
         self.publishes_ended(time, &channel, by, error, observer);
         let reason = if timed_out(error) {
@@ -208,20 +194,38 @@ impl Lifecycles {
         } else {
             Reason::ChannelClosed
         };
-        let mut unknown = 0;
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
             if held.doubtful {
-                unknown += u64::from(self.is_latest(&held));
-                continue;
+                self.fate_unknown(time, &held, &party, observer);
+            } else {
+                self.released(time, &held, reason, error, &party, observer);
             }
-            self.released(time, &held, reason, error, &party, observer);
         }
-        if unknown > 0 {
-            self.statistics.unknown_fates += unknown;
-            let event = self.event(time, id.connection, "fate_unknown");
-            observer.event(&Event { count: Some(unknown), ..event });
+    }
+
+    /// A channel ended with a delivery outstanding whose settlement a hole may have taken: nothing is claimed of it.
+    fn fate_unknown(&mut self, time: Timestamp, held: &Held, party: &Party, observer: &mut dyn Observer) {
+        if !self.messages.is_latest(held) {
+            return;
         }
+        let Some(chain) = self.messages.get_mut(held.message).and_then(|m| m.chains.get_mut(held.chain as usize))
+        else {
+            return;
+        };
+        if !chain.is_in_flight() {
+            return;
+        }
+        chain.unknown = true;
+        self.statistics.unknown_fates += 1;
+        if let Some(entry) = self.messages.get(held.message)
+            && let Some(chain) = entry.chains.get(held.chain as usize)
+        {
+            let line = emit::of_delivery(entry, chain, held, party, time);
+            observer.event(&emit::event_of(&line, "fate_unknown"));
+        }
+        self.messages.await_again(held.message);
+        self.settle_message(held.message);
     }
 
     fn released(
@@ -233,14 +237,15 @@ impl Lifecycles {
         party: &Party,
         observer: &mut dyn Observer,
     ) {
-        let ended = self.end_delivery(time, held, party, observer, |chain, line| {
-            chain.state = State::Failed;
-            chain.evidence = Evidence::Observed;
-            chain.reason = Some(reason);
+        let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
+            let gone = held.queue_gone;
+            chain.state = if gone { State::Dropped } else { State::Failed };
+            chain.evidence = emit::evidence(gone);
+            chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
             line.error_code = error.map(|error| error.code);
         });
-        if ended {
-            self.comes_again(time, held.message, held.chain as usize, true, true, observer);
+        if ended && !held.queue_gone {
+            self.comes_again(time, held, true, true, observer);
         }
     }
 
@@ -252,17 +257,9 @@ impl Lifecycles {
         error: Option<&BrokerError>,
         observer: &mut dyn Observer,
     ) {
-        // basic.publish is the only method of a client that a close can name for a publish.
-        let refused = error.filter(|error| error.method == (60, 40));
-        let mut untold: Vec<MessageRef> = channel.untold().collect();
-        if let Some(error) = refused {
-            let is_first = |reference: &MessageRef| {
-                self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
-            };
-            let first = untold.iter().position(is_first).unwrap_or(untold.len());
-            for reference in untold.split_off(first) {
-                self.publish_failed(time, reference, Reason::ExchangeRefused, false, Some(error), observer);
-            }
+        let untold: Vec<MessageRef> = channel.untold().collect();
+        if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
+            self.publish_refused_with(time, untold, error, observer);
         }
         if by == Some(Peer::Client) || channel.confirms_doubtful {
             return;
@@ -270,7 +267,32 @@ impl Lifecycles {
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
         for reference in waiting {
-            self.publish_failed(time, reference, reason, true, error, observer);
+            let failure = Failure { inferred: true, error, ..Failure::of(reason) };
+            self.publish_failed(time, reference, failure, observer);
+        }
+    }
+
+    /// The broker closed a channel because of a publish on it. What came before that publish it had taken, what came after
+    /// it discarded. Which one it was, an exchange's name in the error tells; without one, only a single candidate is
+    /// certain, and of several it is the last, if the client waits, as clients do when they are refused.
+    fn publish_refused_with(
+        &mut self,
+        time: Timestamp,
+        mut untold: Vec<MessageRef>,
+        error: &BrokerError,
+        observer: &mut dyn Observer,
+    ) {
+        untold.retain(|reference| self.messages.get(*reference).is_some_and(|entry| entry.chains.is_empty()));
+        let is_named = |reference: &MessageRef| {
+            self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
+        };
+        let (first, reason, inferred) = match untold.iter().position(is_named) {
+            Some(first) => (first, Reason::ExchangeRefused, false),
+            None => (untold.len().saturating_sub(1), Reason::ChannelClosed, untold.len() > 1),
+        };
+        for reference in untold.split_off(first) {
+            let failure = Failure { reason, inferred, error: Some(error), settlement: None };
+            self.publish_failed(time, reference, failure, observer);
         }
     }
 
@@ -305,6 +327,17 @@ impl Lifecycles {
         }
         if deleted {
             self.topology(&party).delete_queue(queue);
+            self.orphan_deliveries(queue, &party);
+        }
+    }
+
+    /// What consumers still hold of a deleted queue can be acknowledged, but never comes again.
+    fn orphan_deliveries(&mut self, queue: &Name, party: &Party) {
+        let messages = &self.messages;
+        let near = self.connections.values_mut().filter(|connection| connection.party.shares_broker_with(party));
+        for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
+            let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
+            held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
         }
     }
 
@@ -362,6 +395,7 @@ impl Lifecycles {
         for (_, channel) in touched {
             if gap.from_broker {
                 channel.confirms_doubtful = true;
+                channel.complete = false;
             } else {
                 channel.held.iter_mut().for_each(|held| held.doubtful = true);
             }
@@ -374,6 +408,43 @@ impl Lifecycles {
             (false, _) => "bytes of the client lost",
         };
         observer.event(&Event { count: gap.deliveries.or(gap.bytes), detail: Some(detail), ..event });
+    }
+}
+
+impl Messages {
+    /// Ends a delivery: `change` sets the chain's new state. False where the delivery was not the latest any more.
+    pub(super) fn end_delivery(
+        &mut self,
+        time: Timestamp,
+        held: &Held,
+        party: &Party,
+        observer: &mut dyn Observer,
+        change: impl FnOnce(&mut Chain, &mut Attributes<'_>),
+    ) -> bool {
+        if !self.is_latest(held) {
+            return false;
+        }
+        let Some(entry) = self.get_mut(held.message) else { return false };
+        let Some(chain) = entry.chains.get_mut(held.chain as usize) else { return false };
+        if !chain.is_in_flight() {
+            return false;
+        }
+        let previous = chain.state;
+        let mut settled = Attributes::default();
+        chain.destination = None;
+        change(chain, &mut settled);
+        if matches!(chain.state, State::Failed | State::Rejected) {
+            chain.first_failed.get_or_insert(time);
+        }
+        let Some(chain) = entry.chains.get(held.chain as usize) else { return false };
+        let mut line = emit::of_delivery(entry, chain, held, party, time);
+        line.previous = Some(previous);
+        line.attributes.settlement = settled.settlement;
+        line.attributes.operation = settled.operation;
+        line.attributes.error_code = settled.error_code;
+        observer.transition(&line);
+        self.settle(held.message);
+        true
     }
 }
 

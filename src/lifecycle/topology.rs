@@ -28,8 +28,6 @@ pub(super) enum Afterlife {
 pub(super) struct Topology {
     queues: HashMap<Name, Queue>,
     exchanges: HashMap<Name, Exchange>,
-    /// Some queue has a time to live.
-    expiring: bool,
     /// Declarations that found no room.
     pub refused: u64,
 }
@@ -68,7 +66,6 @@ impl Topology {
             self.refused += 1;
             return;
         }
-        self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
         let known = self.queues.entry(queue.clone()).or_default();
         if arguments.is_some() {
             known.arguments = arguments;
@@ -144,9 +141,6 @@ impl Topology {
     /// The queue that a publish goes to and its time to live there, in milliseconds, where both are known. `own` is the
     /// message's own expiration; the shorter of the two counts (RabbitMQ, time-to-live).
     pub fn expiry(&self, exchange: &Name, routing_key: &Name, own: Option<u64>) -> Option<(Name, u64)> {
-        if own.is_none() && !self.expiring {
-            return None;
-        }
         let mut queues = self.routed(exchange, routing_key);
         let queue = queues.pop().filter(|_| queues.is_empty())?;
         let arguments = self.arguments(&queue)?;

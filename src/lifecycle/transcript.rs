@@ -112,7 +112,7 @@ impl<'a> Words<'a> {
 impl Stage {
     fn new() -> Stage {
         Stage {
-            machine: Lifecycles::new(MessageLimits { active: 100, settled: 100 }),
+            machine: Lifecycles::new(MessageLimits { active: 100, settled: 100, complete: 100 }),
             lines: Lines::default(),
             names: Names::default(),
             now: Timestamp(1_000_000_000),
@@ -153,7 +153,7 @@ impl Stage {
             "deliver" => self.deliver(on, &words),
             "read" => Operation::Read { flow: Flow::Backward, position: self.position },
             "ack" => self.settle(on, &words, Outcome::Acknowledged),
-            "reject" => self.settle(on, &words, Outcome::Rejected),
+            "reject" => self.settle(on, &words, Outcome::RejectedByReject),
             "requeue" => self.settle(on, &words, Outcome::RequeuedByNack),
             "recover" => Operation::Settled { channel: on, tags: Tags::All, outcome: Outcome::Recovered },
             "close" => close(on, &words),
@@ -192,8 +192,8 @@ impl Stage {
         let connection = ConnectionId(u64::from(number));
         let local = !words.has("remote");
         let owner = words.number("pid").map(|pid| Owner { pid, executable: "app".into() });
-        let client = End { address: ([127, 0, 0, 1], 40_000 + number).into(), owner, local };
-        let server = End { address: ([127, 0, 0, 1], 5672).into(), owner: None, local: true };
+        let client = End { address: ([127, 0, 0, 1], 40_000 + number).into(), owner, local, reads_seen: local };
+        let server = End { address: ([127, 0, 0, 1], 5672).into(), owner: None, local: true, reads_seen: true };
         let facts = Facts { ends: [client, server], roles_known: true, from_start: true };
         self.machine.handle_facts(connection, &facts);
         let session = SessionFacts {

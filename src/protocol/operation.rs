@@ -49,8 +49,10 @@ pub enum Tags {
 pub enum Outcome {
     /// basic.ack: done.
     Acknowledged,
-    /// basic.reject or basic.nack with requeue=0: not again to this queue.
-    Rejected,
+    /// basic.reject with requeue=0: not again to this queue.
+    RejectedByReject,
+    /// basic.nack with requeue=0.
+    RejectedByNack,
     /// basic.reject with requeue=1.
     RequeuedByReject,
     /// basic.nack with requeue=1 (quorum queues of RabbitMQ ≥ 4.3 do not count it as a failed delivery).
@@ -244,6 +246,17 @@ pub enum Operation {
         /// It refused them.
         refused: bool,
     },
+    /// The numbers of publishes that had none were inferred: the last `publishes` of this channel with `tag: None` count from
+    /// `first` on, in their order. What the broker said of them before follows as [`Operation::PublishFailed`] and
+    /// [`Operation::Confirmed`], both `inferred`.
+    TagsLearned {
+        /// Where.
+        channel: ChannelId,
+        /// The tag of the first of them.
+        first: u64,
+        /// How many.
+        publishes: u64,
+    },
     /// The broker gave a mandatory message back. Its confirm, if the channel has any, still follows.
     Returned {
         /// Where.
@@ -265,8 +278,8 @@ pub enum Operation {
         consumer: Option<Name>,
         /// The queue, where it is known.
         queue: Option<Name>,
-        /// The delivery is settled by being sent. `None`: unknown (the consumer began before the capture); the first
-        /// settlement on its channel tells.
+        /// The delivery is settled by being sent. `None`: unknown (the consumer began before the capture); the settlement of
+        /// one of its deliveries tells.
         automatic: Option<bool>,
         /// The broker's redelivered bit.
         redelivered: bool,

@@ -45,6 +45,8 @@ pub struct Sessions {
     cost: usize,
     /// Grows with each event: who was used when.
     clock: u64,
+    /// The time of the last event that had one.
+    now: Timestamp,
     evicted: u64,
 }
 
@@ -65,6 +67,7 @@ impl Sessions {
             counts: None,
             cost: 0,
             clock: 0,
+            now: Timestamp::default(),
             evicted: 0,
         }
     }
@@ -86,14 +89,14 @@ impl Sessions {
         match *event {
             Event::Facts(connection, facts) => {
                 if !self.sessions.contains_key(&connection) {
-                    self.insert(connection, Session::new(Some(facts), self.limits.bytes_per_connection), out);
+                    self.insert(connection, Session::new(Some(facts)), out);
                 }
                 // What else there is to know comes to those who hear the event itself.
-                self.with(connection, Timestamp::default(), out, |session, _, _| session.facts(facts));
+                self.with(connection, self.now, out, |session, _, _| session.facts(facts));
             }
             Event::Data { connection, flow, position, time, bytes, packet_start } => {
                 if !self.sessions.contains_key(&connection) {
-                    self.insert(connection, Session::new(None, self.limits.bytes_per_connection), out);
+                    self.insert(connection, Session::new(None), out);
                 }
                 self.with(connection, time, out, |session, out, ledger| {
                     session.data(flow, position, bytes, packet_start, out, ledger);
@@ -147,6 +150,7 @@ impl Sessions {
         out: &mut Vec<Observed>,
         act: impl FnOnce(&mut Session, &mut Output<'_>, &mut Ledger<'_>),
     ) {
+        self.now = time;
         let Some(entry) = self.sessions.get_mut(&connection) else { return };
         entry.used = self.clock;
         let own = self.limits.bytes_per_connection.saturating_sub(entry.cost);
@@ -172,8 +176,7 @@ impl Sessions {
         let oldest = self.sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(connection, _)| *connection);
         if let Some(connection) = oldest {
             self.evicted += 1;
-            let time = out.last().map_or_else(Timestamp::default, |last| last.time);
-            self.with(connection, time, out, |session, out, _| {
+            self.with(connection, self.now, out, |session, out, _| {
                 out.push(Operation::Trouble(Trouble::BudgetExhausted));
                 session.given_up(out);
             });

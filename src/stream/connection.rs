@@ -92,8 +92,8 @@ impl Connection {
     pub fn new(id: ConnectionId, pair: Pair, socket: &Socket) -> (Connection, usize) {
         let client = is_client(socket);
         let end = usize::from(client == Some(false));
-        let known = End { address: socket.local, owner: None, local: false };
-        let other = End { address: socket.remote, owner: None, local: false };
+        let known = End { address: socket.local, owner: None, local: false, reads_seen: false };
+        let other = End { address: socket.remote, owner: None, local: false, reads_seen: false };
         let ends = if end == 0 { [known, other] } else { [other, known] };
         let facts = Facts { ends, roles_known: client.is_some(), from_start: socket.from_start };
         let mut connection = Connection {
@@ -164,6 +164,7 @@ impl Connection {
             packet: [None; 2],
         });
         self.facts.ends[end].local = true;
+        self.facts.ends[end].reads_seen = socket.reads_seen;
         self.learn(end, socket);
     }
 
@@ -242,7 +243,7 @@ impl Connection {
         let reassembly = &mut self.flows[flow.index()];
         let Some(position) = reassembly.position_of(read.copied) else { return };
         reassembly.received(position, read.time, &mut |piece| outlet.emit(piece));
-        if position > self.read[flow.index()] {
+        if position > self.read[flow.index()].max(reassembly.beginning()) {
             self.read[flow.index()] = position;
             (outlet.sink)(Event::Read { connection: self.id, flow, position, time: read.time, pid: read.pid });
         }

@@ -11,6 +11,8 @@ mod sequence;
 mod statistics;
 mod streams;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use statistics::{HoleCount, Statistics};
 pub use streams::{Limits, Streams};
@@ -72,8 +74,10 @@ pub struct End {
     pub address: SocketAddr,
     /// Its process, where it is on this host and known.
     pub owner: Option<Owner>,
-    /// Its socket is on this host and watched: reads are seen.
+    /// Its socket is on this host and watched: all that it sends and receives is seen.
     pub local: bool,
+    /// Its application's reads are seen.
+    pub reads_seen: bool,
 }
 
 /// What is known about a connection besides its bytes. Ends are in flow order: `ends[0]` sends [`Flow::Forward`].

@@ -81,6 +81,7 @@ impl Waiting {
 pub(super) struct Reassembly {
     /// Position of the next byte to hand on, once the flow's beginning is known.
     next: Option<Position>,
+    beginning: Position,
     /// What lies behind a gap. Never overlaps, never touches `next`.
     waiting: BTreeMap<Position, Waiting>,
     waiting_bytes: usize,
@@ -95,8 +96,14 @@ impl Reassembly {
     /// Sets the flow's beginning, if it has none yet.
     pub fn begin(&mut self, sequence: u32) {
         if self.next.is_none() {
-            self.next = Some(first_position(sequence));
+            self.beginning = first_position(sequence);
+            self.next = Some(self.beginning);
         }
+    }
+
+    /// Position of the first byte that can be seen.
+    pub fn beginning(&self) -> Position {
+        self.beginning
     }
 
     /// Position of the next byte to hand on.

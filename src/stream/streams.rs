@@ -107,7 +107,7 @@ impl Streams {
         }
     }
 
-    /// When [`Streams::handle_timeout`] should be called next, if no record comes before.
+    /// When [`Streams::handle_timeout`] should be called next, if no record comes before. It may find nothing to do.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.deadlines.peek().map(|Reverse((at, ..))| *at)
     }
@@ -123,6 +123,11 @@ impl Streams {
     pub fn facts(&self, connection: ConnectionId) -> Option<&super::Facts> {
         let index = *self.ids.get(&connection)?;
         self.connections.0.get(index as usize).map(|connection| &connection.facts)
+    }
+
+    /// Memory of all reorder buffers, in bytes; 0 where nothing waits.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting
     }
 
     /// The counters.

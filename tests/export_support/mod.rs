@@ -4,13 +4,18 @@
 pub mod conventions;
 pub mod scenario;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use acktrail::capture::Owner;
+use acktrail::export::metrics::Value as Given;
+use acktrail::export::spans::{Kind, Span, SpanContext};
 use acktrail::lifecycle::transition::{Attributes, Evidence, Settlement, State, Timings, Transition};
 use acktrail::names::Name;
 use acktrail::protocol::operation::Identity;
 use acktrail::time::Timestamp;
+use conventions::SeenSpan;
+use serde_json::Value;
 
 /// A transition of one message with nothing optional but the system.
 pub fn transition(state: State, time: u64) -> Transition<'static> {
@@ -111,5 +116,41 @@ impl Life {
             line.attributes.settlement = Some(Settlement::Explicit);
             observe(&line);
         }
+    }
+}
+
+/// A span as the conventions' checker judges it.
+pub fn seen_span(span: &Span) -> SeenSpan {
+    let hexadecimal = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let context = |context: &SpanContext| (hexadecimal(&context.trace_id), hexadecimal(&context.span_id));
+    let mut attributes = BTreeMap::new();
+    for (key, value) in &span.attributes {
+        assert!(key.places.contains('s'), "{} is not registered for spans", key.key);
+        let value = match value {
+            Given::Name(name) => Value::from(&**name),
+            Given::Word(word) => Value::from(*word),
+            Given::Int(number) => Value::from(*number),
+            Given::Bool(flag) => Value::from(*flag),
+        };
+        assert!(attributes.insert(key.key.to_owned(), value).is_none(), "{} twice", key.key);
+    }
+    let (trace, id) = context(&span.context);
+    SeenSpan {
+        resource: BTreeMap::from([("service.name".to_owned(), span.resource.service_name().into())]),
+        trace,
+        id,
+        parent: span.parent.map(|parent| hexadecimal(&parent)),
+        kind: match span.kind {
+            Kind::Producer => "PRODUCER",
+            Kind::Client => "CLIENT",
+            Kind::Consumer => "CONSUMER",
+        },
+        name: span.name.clone(),
+        start: span.start.0,
+        end: span.end.0,
+        attributes,
+        links: span.links.iter().map(context).collect(),
+        events: span.events.iter().map(|(time, name)| (time.0, (*name).to_owned())).collect(),
+        error: span.failed,
     }
 }

@@ -317,6 +317,7 @@ impl Connection {
             send_next: own.first(),
             copied: own.copied,
             from_start: own.start.is_some() && other.start.is_some(),
+            reads_seen: false,
             owner: None,
         }
     }

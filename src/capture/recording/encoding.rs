@@ -28,6 +28,7 @@ const LOST: u8 = 64;
 
 /// Flags of a socket.
 const FROM_START: u8 = 8;
+const READS_SEEN: u8 = 64;
 const BROKER_PORT: u8 = 16;
 const OWNER: u8 = 32;
 
@@ -149,6 +150,7 @@ impl Encoder {
             (socket.from_start, FROM_START),
             (socket.broker_port.is_some(), BROKER_PORT),
             (socket.owner.is_some(), OWNER),
+            (socket.reads_seen, READS_SEEN),
         ] {
             flags |= if present { flag } else { 0 };
         }
@@ -270,7 +272,7 @@ impl Decoder {
     }
 
     fn socket(&mut self, flags: u8, time: Timestamp, input: &mut Input<'_>) -> Option<Socket> {
-        if flags & !(KIND | FROM_START | BROKER_PORT | OWNER) != 0 {
+        if flags & !(KIND | FROM_START | BROKER_PORT | OWNER | READS_SEEN) != 0 {
             return None;
         }
         Some(Socket {
@@ -290,6 +292,7 @@ impl Decoder {
             send_next: input.word()?,
             copied: input.word()?,
             from_start: flags & FROM_START != 0,
+            reads_seen: flags & READS_SEEN != 0,
             owner: if flags & OWNER == 0 {
                 None
             } else {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::in_flight::Place;
 use crate::export::histogram::{Bounds, CONVENTIONS, Histogram, WAITING};
 use crate::export::routes::{OTHER, RouteId};
 use crate::lifecycle::transition::{Event, Evidence, Reason, Settlement, State, Transition};
@@ -13,6 +14,9 @@ use crate::time::Timestamp;
 pub(super) struct Group {
     pub(super) route: RouteId,
     pub(super) endpoint: u32,
+    /// Its lines are all of one queue (or of none), whose messages in flight are counted at the place beside it.
+    pub(super) is_of_one_queue: bool,
+    pub(super) in_flight: Place,
     /// The first and the last line.
     pub(super) since: Timestamp,
     pub(super) last: Timestamp,
@@ -54,10 +58,12 @@ impl Group {
     /// Error codes of refused settlements that are kept apart.
     const CODES: usize = 16;
 
-    pub(super) fn new(route: RouteId, endpoint: u32, now: Timestamp) -> Group {
+    pub(super) fn new(route: RouteId, endpoint: u32, is_of_one_queue: bool, now: Timestamp) -> Group {
         Group {
             route,
             endpoint,
+            is_of_one_queue,
+            in_flight: Place::default(),
             since: now,
             last: now,
             sent: 0,

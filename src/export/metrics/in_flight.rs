@@ -15,8 +15,20 @@ use crate::names::Name;
 
 #[derive(Default)]
 pub(super) struct InFlight {
-    queues: HashTable<Queue>,
+    queues: Vec<Option<Queue>>,
+    free: Vec<u32>,
+    by_name: HashTable<u32>,
     hasher: DefaultHashBuilder,
+    /// Counts removals: a [`Place`] from before one is not valid any more.
+    epoch: u64,
+}
+
+/// Where a queue was found, to be found there again without its name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    number: u32,
+    /// 0: nowhere yet.
+    epoch: u64,
 }
 
 /// A queue of a virtual host.
@@ -41,11 +53,16 @@ impl InFlight {
     const KEPT: usize = 4096;
     const SHOWN_EMPTY: u32 = 90;
 
-    pub(super) fn transition(&mut self, line: &Transition<'_>) {
+    /// Counts a line. `place` is kept by the caller for lines of the same queue.
+    pub(super) fn transition(&mut self, line: &Transition<'_>, place: &mut Place) {
+        // The publish of a copy goes on from the original's state, but ends no delivery of it.
+        if matches!(line.state, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
+            return;
+        }
         let holds = |state: State| matches!(state, State::Dispatched | State::Processing);
         match (line.previous.is_some_and(holds), holds(line.state)) {
-            (false, true) => self.add(&line.attributes, line.count),
-            (true, false) => self.subtract(&line.attributes, line.count),
+            (false, true) => self.add(&line.attributes, line.count, place),
+            (true, false) => self.subtract(&line.attributes, line.count, place),
             _ => {}
         }
     }
@@ -54,21 +71,24 @@ impl InFlight {
     pub(super) fn event(&mut self, event: &Event<'_>) {
         let of_deliveries = event.attributes.consumer_tag.is_some() || event.attributes.delivery_tag.is_some();
         if matches!(event.name, "evicted" | "fate_unknown") && event.attributes.queue.is_some() && of_deliveries {
-            self.subtract(&event.attributes, event.count.unwrap_or(1));
+            self.subtract(&event.attributes, event.count.unwrap_or(1), &mut Place::default());
         }
     }
 
     pub(super) fn total(&self) -> u64 {
-        self.queues.iter().map(|queue| queue.count).sum()
+        self.queues.iter().flatten().map(|queue| queue.count).sum()
     }
 
     /// Every queue and its count, the fullest first, those beyond [`InFlight::SHOWN`] summed up under `other`.
     pub(super) fn shown(&mut self) -> Vec<(QueueKey, u64)> {
-        self.queues.retain(|queue| {
+        for number in 0..u32::try_from(self.queues.len()).unwrap_or(u32::MAX) {
+            let Some(Some(queue)) = self.queues.get_mut(number as usize) else { continue };
             queue.empty = if queue.count == 0 { queue.empty + 1 } else { 0 };
-            queue.empty <= Self::SHOWN_EMPTY
-        });
-        let mut shown: Vec<_> = self.queues.iter().map(|queue| (queue.key.clone(), queue.count)).collect();
+            if queue.empty > Self::SHOWN_EMPTY {
+                self.remove(number);
+            }
+        }
+        let mut shown: Vec<_> = self.queues.iter().flatten().map(|queue| (queue.key.clone(), queue.count)).collect();
         shown.sort_unstable_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
         if shown.len() > Self::SHOWN {
             let rest = shown.split_off(Self::SHOWN);
@@ -83,31 +103,68 @@ impl InFlight {
         shown
     }
 
-    fn add(&mut self, attributes: &Attributes<'_>, count: u64) {
-        let names = Names::of(attributes);
-        let hash = self.hasher.hash_one(&names);
-        if let Some(queue) = self.queues.find_mut(hash, |queue| queue.names() == names) {
+    fn add(&mut self, attributes: &Attributes<'_>, count: u64, place: &mut Place) {
+        let number = match self.find(attributes, place) {
+            Some(number) => number,
+            None => self.insert(attributes),
+        };
+        *place = Place { number, epoch: self.epoch + 1 };
+        if let Some(Some(queue)) = self.queues.get_mut(number as usize) {
             queue.count += count;
             queue.empty = 0;
-            return;
         }
-        let hasher = &self.hasher;
-        let queue = Queue { key: names.key(), count, empty: 0 };
-        self.queues.insert_unique(hash, queue, |queue| hasher.hash_one(queue.names()));
     }
 
-    fn subtract(&mut self, attributes: &Attributes<'_>, count: u64) {
-        let names = Names::of(attributes);
-        let crowded = self.queues.len() > Self::KEPT;
-        let hash = self.hasher.hash_one(&names);
-        if let Ok(mut found) = self.queues.find_entry(hash, |queue| queue.names() == names) {
-            let queue = found.get_mut();
-            queue.count = queue.count.saturating_sub(count);
-            queue.empty = 0;
-            if queue.count == 0 && crowded {
-                found.remove();
-            }
+    fn subtract(&mut self, attributes: &Attributes<'_>, count: u64, place: &mut Place) {
+        let Some(number) = self.find(attributes, place) else { return };
+        *place = Place { number, epoch: self.epoch + 1 };
+        let Some(Some(queue)) = self.queues.get_mut(number as usize) else { return };
+        queue.count = queue.count.saturating_sub(count);
+        queue.empty = 0;
+        if queue.count == 0 && self.by_name.len() > Self::KEPT {
+            self.remove(number);
         }
+    }
+
+    fn find(&self, attributes: &Attributes<'_>, place: &Place) -> Option<u32> {
+        if place.epoch == self.epoch + 1 {
+            return Some(place.number);
+        }
+        let names = Names::of(attributes);
+        let same =
+            |number: &u32| matches!(self.queues.get(*number as usize), Some(Some(queue)) if queue.names() == names);
+        self.by_name.find(self.hasher.hash_one(&names), same).copied()
+    }
+
+    fn insert(&mut self, attributes: &Attributes<'_>) -> u32 {
+        let names = Names::of(attributes);
+        let queue = Some(Queue { key: names.key(), count: 0, empty: 0 });
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                self.queues.push(None);
+                u32::try_from(self.queues.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        if let Some(slot) = self.queues.get_mut(number as usize) {
+            *slot = queue;
+        }
+        let (queues, hasher) = (&self.queues, &self.hasher);
+        self.by_name.insert_unique(hasher.hash_one(&names), number, |number| {
+            let queue = queues.get(*number as usize).and_then(Option::as_ref);
+            queue.map_or(0, |queue| hasher.hash_one(queue.names()))
+        });
+        number
+    }
+
+    fn remove(&mut self, number: u32) {
+        let Some(queue) = self.queues.get_mut(number as usize).and_then(Option::take) else { return };
+        let hash = self.hasher.hash_one(queue.names());
+        if let Ok(found) = self.by_name.find_entry(hash, |other| *other == number) {
+            found.remove();
+        }
+        self.free.push(number);
+        self.epoch += 1;
     }
 }
 

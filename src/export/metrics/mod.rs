@@ -16,9 +16,9 @@ use std::time::Duration;
 pub use self::snapshot::{MetricPoints, Number, Point, ResourcePoints, Snapshot, Value};
 
 use self::group::Group;
-use self::in_flight::InFlight;
+use self::in_flight::{InFlight, Place};
 use super::resource::Endpoints;
-use super::routes::{Route, RouteId, Routes};
+use super::routes::{OTHER, Route, RouteId, Routes};
 use super::summary::LossTable;
 use crate::lifecycle::transition::{Event, Observer, Transition};
 use crate::time::Timestamp;
@@ -86,7 +86,8 @@ impl Metrics {
         self.in_flight.total()
     }
 
-    fn group(&mut self, line: &Line<'_>) -> Option<&mut Group> {
+    /// The number of a line's group.
+    fn group(&mut self, line: &Line<'_>) -> u32 {
         let route = self.routes.of(line.attributes, &mut self.retired);
         if !self.retired.is_empty() {
             let retired = std::mem::take(&mut self.retired);
@@ -98,13 +99,13 @@ impl Metrics {
         if let Some((cached, number)) = self.cache.get(slot)
             && *cached == key
         {
-            return self.groups.get_mut(*number as usize)?.as_mut();
+            return *number;
         }
         let number = self.look_up(key, line.time);
         if let Some(cached) = self.cache.get_mut(slot) {
             *cached = (key, number);
         }
-        self.groups.get_mut(number as usize)?.as_mut()
+        number
     }
 
     fn look_up(&mut self, mut key: GroupKey, now: Timestamp) -> u32 {
@@ -118,7 +119,9 @@ impl Metrics {
         if let Some(number) = self.by_key.get(&key) {
             return *number;
         }
-        let group = Some(Group::new(key.route, key.endpoint, now));
+        let queue = self.routes.get(key.route).and_then(|route| route.queue.as_deref());
+        let is_of_one_queue = queue != Some(OTHER);
+        let group = Some(Group::new(key.route, key.endpoint, is_of_one_queue, now));
         let number = match self.free.pop() {
             Some(number) => number,
             None => {
@@ -154,10 +157,13 @@ impl Metrics {
 
 impl Observer for Metrics {
     fn transition(&mut self, transition: &Transition<'_>) {
-        self.in_flight.transition(transition);
         let line = Line { attributes: &transition.attributes, time: transition.time };
-        if let Some(group) = self.group(&line) {
+        let number = self.group(&line);
+        if let Some(Some(group)) = self.groups.get_mut(number as usize) {
             group.transition(transition);
+            // What was folded into `other` is of many queues.
+            let place = if group.is_of_one_queue { &mut group.in_flight } else { &mut Place::default() };
+            self.in_flight.transition(transition, place);
         }
     }
 
@@ -165,7 +171,8 @@ impl Observer for Metrics {
         self.in_flight.event(event);
         if event.name == "settle_failed" {
             let line = Line { attributes: &event.attributes, time: event.time };
-            if let Some(group) = self.group(&line) {
+            let number = self.group(&line);
+            if let Some(Some(group)) = self.groups.get_mut(number as usize) {
                 group.settle_failed(event);
             }
         }

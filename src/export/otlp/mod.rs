@@ -198,7 +198,8 @@ impl Sender {
     }
 
     async fn send_spans(&self, channel: Channel) {
-        let mut client = TraceServiceClient::new(channel);
+        // A server may answer in the encoding that it was asked in (grpc-go does).
+        let mut client = TraceServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
         if self.config.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }
@@ -223,7 +224,8 @@ impl Sender {
     }
 
     async fn send_metrics(&self, channel: Channel) {
-        let mut client = MetricsServiceClient::new(channel);
+        // A server may answer in the encoding that it was asked in (grpc-go does).
+        let mut client = MetricsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
         if self.config.gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
         }

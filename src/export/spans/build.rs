@@ -7,7 +7,7 @@ use crate::export::destination::{Destination, fold};
 use crate::export::metrics::Value;
 use crate::export::registry::{Attribute, attribute};
 use crate::export::resource::Resource;
-use crate::lifecycle::transition::{State, Transition};
+use crate::lifecycle::transition::{Attributes, Reason, State, Transition};
 use crate::names::Name;
 
 /// The span of a publish, made of its own line, or (`after_all`) of a later line of its message.
@@ -25,11 +25,17 @@ pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
         attributes.name(&attribute::CLIENT_ID, line.attributes.client_id);
     }
     let start = line.timings.created.unwrap_or(line.time);
-    // A context of the application's own comes before ours: we saw it being sent.
-    let links = own.map(|_| creation_context(identity, own));
+    // A context of the application's own comes before ours: we saw it being sent. So does the publish of what this copies.
+    let is_copy = line.reason == Some(Reason::Republished);
+    let links = (own.is_some() || is_copy).then(|| creation_context(identity, own));
+    let mut context = publish_context(identity, own);
+    if is_copy {
+        let destination = Destination::of(&line.attributes).map(|destination| destination.to_string());
+        context.span_id = span_id(identity, Role::Republish, &destination.unwrap_or_default(), 0);
+    }
     Span {
         resource: resource(process),
-        context: publish_context(identity, own),
+        context,
         parent: links.map(|link| link.span_id),
         kind: if own.is_some() { Kind::Client } else { Kind::Producer },
         name,
@@ -57,8 +63,6 @@ pub(super) fn failed_producer(line: &Transition<'_>) -> Span {
 
 /// The span of a delivery, made of the line that settled it.
 pub(super) fn consumer(line: &Transition<'_>, important: bool) -> Span {
-    let identity = identity_of(line);
-    let own = line.attributes.trace;
     let queue = line.attributes.queue;
     let failed = line.state != State::Acknowledged;
     let mut attributes = Pairs::default();
@@ -80,10 +84,7 @@ pub(super) fn consumer(line: &Transition<'_>, important: bool) -> Span {
     let Timings { start, events } = timings(line);
     Span {
         resource: resource(line.attributes.process),
-        context: SpanContext {
-            trace_id: trace_id(identity, own),
-            span_id: span_id(identity, Role::Process, text(queue), delivery),
-        },
+        context: process_context(line, delivery),
         parent: parent.map(|parent| parent.span_id),
         kind: Kind::Consumer,
         name,
@@ -162,10 +163,16 @@ fn origins(line: &Transition<'_>) -> Vec<SpanContext> {
 
 fn process_context(line: &Transition<'_>, delivery: u32) -> SpanContext {
     let identity = identity_of(line);
-    SpanContext {
-        trace_id: trace_id(identity, line.attributes.trace),
-        span_id: span_id(identity, Role::Process, text(line.attributes.queue), delivery),
-    }
+    let Attributes { queue, consumer_tag, stream_offset, trace, .. } = line.attributes;
+    let queue = text(queue);
+    let span_id = match (delivery, stream_offset) {
+        // Which delivery it was is not known: told apart by its time.
+        (0, _) => span_id(identity, Role::Process, &format!("{queue}\0{}", line.time.0), 0),
+        // A stream gives each of its consumers every message.
+        (_, Some(_)) => span_id(identity, Role::Process, &format!("{queue}\0{}", text(consumer_tag)), delivery),
+        _ => span_id(identity, Role::Process, queue, delivery),
+    };
+    SpanContext { trace_id: trace_id(identity, trace), span_id }
 }
 
 struct Timings {

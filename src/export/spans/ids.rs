@@ -23,6 +23,8 @@ pub enum Role {
     Process,
     /// The broker's move to a dead-letter queue.
     DeadLetter,
+    /// An application's publish of a copy, which shares the original's identity.
+    Republish,
 }
 
 /// The trace of a message: its own if it carries a context, else its identity, so that the trace id is the `message` of the
@@ -34,7 +36,8 @@ pub fn trace_id(identity: Identity, own: Option<TraceContext>) -> [u8; 16] {
     }
 }
 
-/// The id of a message's span in a role; `queue` and `delivery` are those of a delivery or dead letter, else empty and 0.
+/// The id of a message's span in a role; `queue` and `delivery` are those of a delivery or dead letter; of a copy, `queue` is
+/// its destination; else they are empty and 0.
 pub fn span_id(identity: Identity, role: Role, queue: &str, delivery: u32) -> [u8; 8] {
     let mut hash = Xxh3::new();
     hash.update(&identity.0.to_be_bytes());

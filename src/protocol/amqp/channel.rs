@@ -1,6 +1,6 @@
 //! One channel: contents, deliveries, settlements, confirms, transactions.
 
-use super::confirm::{Confirms, Match};
+use super::confirm::{Answer, Confirms};
 use super::consumers::{self, Consumers};
 use super::content::{Content, Lead, Source};
 use super::header::Header;
@@ -12,6 +12,7 @@ use crate::names::Name;
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, ChannelId, Destination, Gap, Message, Operation, Outcome, Peer, Tags};
 use crate::stream::{Flow, Position};
+use crate::time::Timestamp;
 
 /// What a channel costs in memory, with its contents under way.
 pub(super) const COST: usize = 2048;
@@ -36,8 +37,6 @@ pub(super) struct Channel {
     transactions: Option<Box<Transactions>>,
     /// The last delivery tag; `None`: the channel's beginning was not seen.
     last_tag: Option<u64>,
-    /// A settlement was seen.
-    settles: bool,
     /// How it came to be and how far it has got.
     pub life: Life,
 }
@@ -64,9 +63,12 @@ impl Channel {
     }
 
     /// A channel of which only a frame was seen, of the client's or the broker's.
-    pub fn emerged(id: ChannelId, broker_heard: bool) -> Channel {
-        let channel = Channel::new(id, Life::Emerged { broker_heard }, Confirms::unknown(), None);
-        Channel { headless: [true; 2], ..channel }
+    pub fn emerged(id: ChannelId, broker_heard: bool, time: Timestamp) -> Channel {
+        let mut channel = Channel::new(id, Life::Emerged { broker_heard }, Confirms::unknown(), None);
+        channel.headless = [true; 2];
+        // Answers to requests from before may still come.
+        channel.requests.client_gap(time);
+        channel
     }
 
     fn new(id: ChannelId, life: Life, confirms: Confirms, last_tag: Option<u64>) -> Channel {
@@ -81,7 +83,6 @@ impl Channel {
             confirms,
             transactions: None,
             last_tag,
-            settles: false,
             life,
         }
     }
@@ -90,7 +91,7 @@ impl Channel {
     pub fn cost(&self) -> usize {
         let deaths: usize = self.contents.iter().flatten().map(Content::deaths).sum();
         let kept = self.transactions.as_ref().map_or(0, |transactions| transactions.kept());
-        COST + self.consumers.len() * consumers::COST
+        COST + self.consumers.cost()
             + self.requests.len() * requests::COST
             + deaths * DEATH_COST
             + kept * OPERATION_COST
@@ -106,6 +107,11 @@ impl Channel {
         !matches!(self.life, Life::Closed { .. })
     }
 
+    /// Whether a content of this sender is under way.
+    pub fn is_amid(&self, from: Peer) -> bool {
+        self.contents[index(from)].is_some()
+    }
+
     /// The size of the next body frame, if a content of this sender is not complete.
     pub fn next_body_frame(&self, from: Peer, largest: Option<u32>) -> Option<u32> {
         self.contents[index(from)].as_ref()?.next_frame(largest)
@@ -113,9 +119,11 @@ impl Channel {
 
     /// Takes a method that begins a content, settles, confirms, or changes the channel's mode. False: it is another one.
     pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) -> bool {
-        if self.contents[index(from)].take().is_some() {
+        if self.contents[index(from)].is_some() {
+            self.contents[index(from)] = None;
             out.trouble(Trouble::UnexpectedFrame);
         }
+        self.learn_tags(out);
         match (*method, from) {
             (Method::Publish { exchange, routing_key, mandatory }, _) => {
                 self.publish(exchange, routing_key, mandatory, out)
@@ -138,13 +146,21 @@ impl Channel {
                 self.settle(tags(tag, multiple), Outcome::Acknowledged, out)
             }
             (Method::Nack { tag, multiple, requeue }, Peer::Client) => {
-                self.settle(tags(tag, multiple), requeued(requeue, Outcome::RequeuedByNack), out);
+                self.settle(
+                    tags(tag, multiple),
+                    if requeue { Outcome::RequeuedByNack } else { Outcome::RejectedByNack },
+                    out,
+                );
             }
             (Method::Reject { tag, requeue }, _) => {
-                self.settle(Tags::One(tag), requeued(requeue, Outcome::RequeuedByReject), out);
+                self.settle(
+                    Tags::One(tag),
+                    if requeue { Outcome::RequeuedByReject } else { Outcome::RejectedByReject },
+                    out,
+                );
             }
-            (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tag, multiple, false, out),
-            (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tag, multiple, true, out),
+            (Method::Ack { tag, multiple }, Peer::Broker) => self.answer(tags(tag, multiple), false, out),
+            (Method::Nack { tag, multiple, .. }, Peer::Broker) => self.answer(tags(tag, multiple), true, out),
             (Method::ConfirmSelect, _) => self.confirms.select(),
             (Method::TxSelect | Method::TxSelectOk, _) => drop(self.transactions.get_or_insert_default()),
             (Method::TxCommit, _) => self.end_transaction(true, out),
@@ -158,10 +174,10 @@ impl Channel {
 
     /// Takes a content header.
     pub fn header(&mut self, mut header: Header, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
-        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty()) {
-            if !out.take_room(extras.deaths.len() * DEATH_COST) {
-                extras.deaths = Vec::new();
-            }
+        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty())
+            && !out.take_room(extras.deaths.len() * DEATH_COST)
+        {
+            extras.deaths = Vec::new();
         }
         match &mut self.contents[index(from)] {
             Some(content) => {
@@ -203,9 +219,9 @@ impl Channel {
 
     /// A hole took frames of this sender, or one that cannot be read.
     pub fn gap(&mut self, from: Peer, flow: Flow, position: Position, out: &mut Output<'_>) {
-        if let Some(content) = self.contents[index(from)].take() {
+        if let Some(content) = &self.contents[index(from)] {
             let end = content.earliest_end(position);
-            self.finish(content, flow, end, out);
+            self.finish(from, flow, end, out);
         }
         self.headless[index(from)] = true;
         match from {
@@ -285,17 +301,20 @@ impl Channel {
     }
 
     fn complete(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
-        if let Some(content) = self.contents[index(from)].take_if(|content| content.is_complete()) {
-            self.finish(content, flow, end, out);
+        if self.contents[index(from)].as_ref().is_some_and(Content::is_complete) {
+            self.finish(from, flow, end, out);
         }
     }
 
-    fn finish(&mut self, content: Content, flow: Flow, end: Position, out: &mut Output<'_>) {
+    fn finish(&mut self, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
+        let Some(content) = &mut self.contents[index(from)] else { return };
         if let Some(trouble) = content.trouble() {
             out.trouble(trouble);
         }
         let channel = self.id;
-        let (lead, message) = content.finish();
+        let (lead, message) = (content.lead.take(), content.message());
+        self.contents[index(from)] = None;
+        let Some(lead) = lead else { return };
         match lead {
             Lead::Publish { tag, destination, mandatory } => {
                 self.count_or_keep(Operation::Published { channel, tag, destination, mandatory, message }, out);
@@ -304,7 +323,7 @@ impl Channel {
                 out.push(Operation::Returned { channel, error, destination, message });
             }
             Lead::Deliver { tag, from, redelivered, destination } => {
-                let (consumer, queue, automatic) = self.origin(from, &destination, &message, out);
+                let (consumer, queue, automatic) = self.origin(from, tag, &destination, &message, out);
                 out.push(Operation::Delivered {
                     channel,
                     tag,
@@ -325,20 +344,20 @@ impl Channel {
     fn origin(
         &mut self,
         from: Source,
+        tag: u64,
         destination: &Destination,
         message: &Message,
         out: &mut Output<'_>,
     ) -> (Option<Name>, Option<Name>, Option<bool>) {
-        let settled = self.settles.then_some(false);
         match from {
-            Source::Get { queue, automatic } => (None, queue, automatic.or(settled)),
+            Source::Get { queue, automatic } => (None, queue, automatic),
             Source::Consumer(consumer) => {
                 // Without its header it is not known whether the message is a copy for another queue.
                 let copied =
                     message.body_size.is_none() || message.extras.as_ref().is_some_and(|extras| extras.carbon_copies);
                 let room = out.room >= consumers::COST;
-                let origin = self.consumers.delivered(&consumer, destination, copied, room, out.names);
-                let automatic = origin.automatic.or(settled);
+                let origin = self.consumers.delivered(&consumer, tag, destination, copied, room, out.names);
+                let automatic = origin.automatic;
                 if let (true, Some(queue)) = (origin.learned, &origin.queue) {
                     out.push(Operation::ConsumerStarted {
                         channel: self.id,
@@ -356,7 +375,10 @@ impl Channel {
     fn settle(&mut self, tags: Tags, outcome: Outcome, out: &mut Output<'_>) {
         // A broker that has closed the channel does not hear the client's settlements any more.
         if self.is_alive() {
-            self.settles = true;
+            if let Tags::One(tag) | Tags::UpTo(tag) = tags {
+                // Both name a delivery that is outstanding (the broker refuses others).
+                self.consumers.settled(tag);
+            }
             self.count_or_keep(Operation::Settled { channel: self.id, tags, outcome }, out);
         }
     }
@@ -396,18 +418,41 @@ impl Channel {
         });
     }
 
-    fn answer(&mut self, tag: u64, multiple: bool, refused: bool, out: &mut Output<'_>) {
-        let (channel, tags) = (self.id, tags(tag, multiple));
-        let inferred = match self.confirms.answered(tag, out.time) {
-            Match::Counted => false,
-            Match::Inferred => true,
-            Match::Unmatched => return out.push(Operation::UnmatchedConfirm { channel, tags, refused }),
-            Match::Unexpected => return out.trouble(Trouble::UnexpectedFrame),
-        };
+    /// The broker answers for publishes.
+    fn answer(&mut self, tags: Tags, refused: bool, out: &mut Output<'_>) {
+        let channel = self.id;
+        let answer = self.confirms.answered(tags, refused, out.time);
+        if answer == Answer::default() {
+            return out.trouble(Trouble::UnexpectedFrame);
+        }
+        if let Some((tags, inferred)) = answer.known {
+            self.say_answered(tags, refused, inferred, out);
+        }
+        if let Some(tags) = answer.unmatched {
+            out.push(Operation::UnmatchedConfirm { channel, tags, refused });
+        }
+    }
+
+    fn say_answered(&mut self, tags: Tags, refused: bool, inferred: bool, out: &mut Output<'_>) {
+        let channel = self.id;
         out.push(match refused {
             false => Operation::Confirmed { channel, tags, inferred },
             true => Operation::PublishFailed { channel, tags, inferred },
         });
+    }
+
+    /// Time has passed, which may tell which publishes the broker has answered for.
+    pub fn learn_tags(&mut self, out: &mut Output<'_>) {
+        let Some(learned) = self.confirms.learn(out.time) else { return };
+        if learned.publishes == 0 {
+            return;
+        }
+        let (channel, first) = (self.id, learned.first);
+        out.push(Operation::TagsLearned { channel, first, publishes: learned.publishes });
+        for tags in learned.refused {
+            self.say_answered(tags, true, true, out);
+        }
+        self.say_answered(Tags::UpTo(learned.answered), false, true, out);
     }
 }
 
@@ -426,8 +471,4 @@ fn tags(tag: u64, multiple: bool) -> Tags {
         (tag, true) => Tags::UpTo(tag),
         (tag, false) => Tags::One(tag),
     }
-}
-
-fn requeued(requeue: bool, outcome: Outcome) -> Outcome {
-    if requeue { outcome } else { Outcome::Rejected }
 }

@@ -72,9 +72,6 @@ impl Connection {
 
     /// Takes a method of channel 0.
     pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) {
-        if !matches!(method, Method::Start { .. } | Method::StartOk { .. } | Method::Other) {
-            self.logged_in = true;
-        }
         match method {
             Method::Start { server_properties } => {
                 self.facts.broker = product(*server_properties, out);
@@ -137,13 +134,15 @@ impl Connection {
             out.trouble(Trouble::UnexpectedFrame);
             return false;
         }
-        self.insert(number, out, |id| Channel::emerged(id, from == Peer::Broker))
+        let time = out.time;
+        self.insert(number, out, |id| Channel::emerged(id, from == Peer::Broker, time))
     }
 
     /// The delivery tags have begun anew: the channel was closed and opened again unseen.
     pub fn reopened_unseen(&mut self, number: u16, out: &mut Output<'_>) {
         self.closed_unseen(number, out);
-        if self.insert(number, out, |id| Channel::emerged(id, true)) {
+        let time = out.time;
+        if self.insert(number, out, |id| Channel::emerged(id, true, time)) {
             self.with(number, |channel| out.push(Operation::ChannelOpened(channel.id)));
         }
     }
@@ -168,6 +167,7 @@ impl Connection {
             None => (None, None),
         };
         for (_, mut channel) in std::mem::take(&mut self.channels) {
+            channel.learn_tags(out);
             match &channel.life {
                 Life::Closed { late: false, .. } => {}
                 Life::Closed { .. } => say_closed(&channel, out),
@@ -216,6 +216,7 @@ impl Connection {
         }
         let error = error(closing, out);
         let Some(channel) = self.channels.get_mut(&number) else { return };
+        channel.learn_tags(out);
         match (from, &channel.life) {
             (_, Life::Closed { .. }) => {}
             (Peer::Client, _) => channel.life = Life::Closing { error },

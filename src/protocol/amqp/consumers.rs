@@ -1,5 +1,7 @@
 //! Consumers of a channel: which queue a delivery comes from.
 
+use std::collections::VecDeque;
+
 use hashbrown::HashMap;
 
 use crate::names::{Name, Names};
@@ -10,10 +12,15 @@ pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// What a consumer costs in memory.
 pub(super) const COST: usize = 256;
 
+/// Deliveries kept to see whether they are settled, while their consumer's mode is not known.
+const MOST_UNSETTLED: usize = 256;
+
 /// The consumers of one channel by their tags.
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
     table: HashMap<Name, Consumer>,
+    /// Delivery tags to consumers of which it is not known whether they settle.
+    unsettled: VecDeque<(u64, Name)>,
 }
 
 #[derive(Debug)]
@@ -22,14 +29,25 @@ struct Consumer {
     automatic: Option<bool>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Queue {
+    /// It began unseen.
+    Unknown,
     /// Its basic.consume said so.
     Declared(Name),
     /// What came to it through the default exchange, where the routing key is the queue's name.
     Learned(Name),
     /// It was sent something that contradicts what was learned.
     Contradicted,
+}
+
+impl Queue {
+    fn name(&self) -> Option<&Name> {
+        match self {
+            Queue::Declared(queue) | Queue::Learned(queue) => Some(queue),
+            Queue::Unknown | Queue::Contradicted => None,
+        }
+    }
 }
 
 /// What is known of a delivery by its consumer.
@@ -42,9 +60,9 @@ pub(super) struct Origin {
 }
 
 impl Consumers {
-    /// How many are known.
-    pub fn len(&self) -> usize {
-        self.table.len()
+    /// What they cost in memory.
+    pub fn cost(&self) -> usize {
+        self.table.len() * COST + self.unsettled.capacity() * size_of::<(u64, Name)>()
     }
 
     /// Whether this one is known.
@@ -59,42 +77,59 @@ impl Consumers {
 
     /// A consumer ended: its queue.
     pub fn cancel(&mut self, consumer: &Name) -> Option<Name> {
-        match self.table.remove(consumer)?.queue {
-            Queue::Declared(queue) | Queue::Learned(queue) => Some(queue),
-            Queue::Contradicted => None,
-        }
+        self.table.remove(consumer)?.queue.name().cloned()
     }
 
-    /// A delivery to a consumer. `copied`: its routing key need not be why it is in the queue. `room`: one may be learned.
+    /// A delivery to a consumer. `copied`: its routing key need not be why it is in the queue. `room`: one may be added.
     pub fn delivered(
         &mut self,
         consumer: &Name,
+        tag: u64,
         destination: &Destination,
         copied: bool,
         room: bool,
         names: &mut Names,
     ) -> Origin {
-        let direct = destination.exchange.is_empty() && !copied;
-        if let Some(known) = self.table.get_mut(consumer) {
-            if let Queue::Learned(queue) = &known.queue {
-                if direct && **queue != *reply_queue(&destination.routing_key) {
-                    known.queue = Queue::Contradicted;
-                }
-            }
-            let queue = match &known.queue {
-                Queue::Declared(queue) | Queue::Learned(queue) => Some(queue.clone()),
-                Queue::Contradicted => None,
-            };
-            return Origin { queue, automatic: known.automatic, learned: false };
-        }
-        if !direct || !room {
+        if !room && !self.table.contains_key(consumer) {
             return Origin::default();
         }
-        let wire = reply_queue(&destination.routing_key);
-        let automatic = (wire == REPLY_TO).then_some(true);
-        let queue = if wire == REPLY_TO { names.intern(wire.as_bytes()) } else { destination.routing_key.clone() };
-        self.table.insert(consumer.clone(), Consumer { queue: Queue::Learned(queue.clone()), automatic });
-        Origin { queue: Some(queue), automatic, learned: true }
+        let known =
+            self.table.entry_ref(consumer).or_insert_with(|| Consumer { queue: Queue::Unknown, automatic: None });
+        let mut learned = false;
+        if destination.exchange.is_empty() && !copied {
+            let wire = reply_queue(&destination.routing_key);
+            match &known.queue {
+                Queue::Unknown => {
+                    let is_reply = wire == REPLY_TO;
+                    let queue = if is_reply { names.intern(wire.as_bytes()) } else { destination.routing_key.clone() };
+                    known.queue = Queue::Learned(queue);
+                    known.automatic = known.automatic.or(is_reply.then_some(true));
+                    learned = true;
+                }
+                Queue::Learned(queue) if **queue != *wire => known.queue = Queue::Contradicted,
+                _ => {}
+            }
+        }
+        if known.automatic.is_none() {
+            if self.unsettled.len() == MOST_UNSETTLED {
+                self.unsettled.pop_front();
+            }
+            self.unsettled.push_back((tag, consumer.clone()));
+        }
+        Origin { queue: known.queue.name().cloned(), automatic: known.automatic, learned }
+    }
+
+    /// A settlement named a tag: whoever was sent that delivery is one who settles.
+    pub fn settled(&mut self, tag: u64) {
+        let Some((_, consumer)) = self.unsettled.iter().find(|(other, _)| *other == tag) else { return };
+        let consumer = consumer.clone();
+        self.unsettled.retain(|(_, other)| *other != consumer);
+        if let Some(known) = self.table.get_mut(&consumer) {
+            known.automatic = Some(false);
+        }
+        if self.unsettled.is_empty() {
+            self.unsettled = VecDeque::new();
+        }
     }
 }
 
@@ -112,7 +147,7 @@ mod tests {
 
     fn deliver(consumers: &mut Consumers, exchange: &str, key: &str, copied: bool) -> Origin {
         let destination = Destination { exchange: exchange.into(), routing_key: key.into() };
-        consumers.delivered(&"tag".into(), &destination, copied, true, &mut Names::default())
+        consumers.delivered(&"tag".into(), 1, &destination, copied, true, &mut Names::default())
     }
 
     #[test]
@@ -134,6 +169,17 @@ mod tests {
         let origin = deliver(&mut consumers, "", "other", false);
         assert_eq!((origin.queue.as_deref(), origin.automatic), (Some("work"), Some(true)));
         assert_eq!(consumers.cancel(&"tag".into()).as_deref(), Some("work"));
+    }
+
+    #[test]
+    fn the_settlement_of_a_delivery_tells_that_its_consumer_settles() {
+        let mut consumers = Consumers::default();
+        assert_eq!(deliver(&mut consumers, "ex", "key", false).automatic, None);
+        consumers.settled(2);
+        assert_eq!(deliver(&mut consumers, "ex", "key", false).automatic, None);
+        consumers.settled(1);
+        assert_eq!(deliver(&mut consumers, "ex", "key", false).automatic, Some(false));
+        assert_eq!(consumers.cost(), COST);
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(super) enum Source {
 
 /// A content that is not complete yet.
 pub(super) struct Content {
-    pub lead: Lead,
+    /// What its method said; `None` once that was taken.
+    pub lead: Option<Lead>,
     header: Option<Header>,
     /// Bytes of the body still to come.
     left: u64,
@@ -42,7 +43,7 @@ pub(super) struct Content {
 impl Content {
     /// A content whose method has been seen.
     pub fn new(lead: Lead) -> Content {
-        Content { lead, header: None, left: 0, body: BodyHash::default(), frame: None, in_frame: 0 }
+        Content { lead: Some(lead), header: None, left: 0, body: BodyHash::default(), frame: None, in_frame: 0 }
     }
 
     /// Takes the header; false if there was one already.
@@ -116,10 +117,10 @@ impl Content {
         position + self.left + u64::from(self.left > 0)
     }
 
-    /// The lead, the message, and whether it carries copies to other queues.
-    pub fn finish(self) -> (Lead, Message) {
-        let Some(header) = self.header else {
-            let message = Message {
+    /// The message, as far as it is known. The content is over: it is taken out of here, not copied.
+    pub fn message(&mut self) -> Message {
+        let Some(header) = &mut self.header else {
+            return Message {
                 identity: None,
                 source: IdentitySource::Fingerprint,
                 body: None,
@@ -127,23 +128,18 @@ impl Content {
                 message_id: None,
                 extras: None,
             };
-            return (self.lead, message);
         };
         let size = header.body_size;
         let digest = self.body.digest(size);
-        let fingerprint = || {
-            digest
-                .filter(|_| !matches!(header.flaw, Some(Flaw::Incomplete | Flaw::Malformed)))
-                .map(|digest| header.stable.fingerprint(size, digest))
-        };
-        let message = Message {
+        let readable = !matches!(header.flaw, Some(Flaw::Incomplete | Flaw::Malformed));
+        let fingerprint = || digest.filter(|_| readable).map(|digest| header.stable.fingerprint(size, digest));
+        Message {
             identity: header.identity.or_else(fingerprint),
             source: if header.identity.is_some() { IdentitySource::MessageId } else { header.stable.source() },
             body: digest.map(|digest| header.stable.loose(size, digest)),
             body_size: Some(size),
-            message_id: header.message_id,
-            extras: header.extras,
-        };
-        (self.lead, message)
+            message_id: header.message_id.take(),
+            extras: header.extras.take(),
+        }
     }
 }

@@ -22,11 +22,6 @@ impl<'a> Cursor<'a> {
         Cursor { bytes }
     }
 
-    /// What is left.
-    pub fn rest(&self) -> &'a [u8] {
-        self.bytes
-    }
-
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -90,7 +85,6 @@ mod tests {
         assert_eq!(cursor.short_string(), Ok(&b"hi"[..]));
         assert_eq!(cursor.finish(), Err(Flaw::Malformed));
         assert_eq!(cursor.long_string(), Err(Flaw::Incomplete));
-        assert_eq!(cursor.rest(), b"x");
         assert_eq!(cursor.u64(), Err(Flaw::Incomplete));
         assert_eq!(cursor.take(1), Ok(&b"x"[..]));
         assert_eq!(cursor.finish(), Ok(()));

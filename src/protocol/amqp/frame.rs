@@ -88,7 +88,7 @@ enum State {
 
 impl Decoder {
     /// A decoder at a flow's first byte, or somewhere in it (`late`).
-    pub fn new(late: bool, room: usize) -> Decoder {
+    pub fn new(late: bool) -> Decoder {
         Decoder {
             position: 0,
             state: if late { State::Lost } else { State::Start },
@@ -96,7 +96,7 @@ impl Decoder {
             head_length: 0,
             buffer: Vec::new(),
             frame_max: None,
-            room,
+            room: 0,
             last_body: None,
         }
     }
@@ -109,11 +109,6 @@ impl Decoder {
     /// Where the stream is: said before the first byte, and behind a hole of unknown length.
     pub fn set_position(&mut self, position: Position) {
         self.position = position;
-    }
-
-    /// Nothing of the flow was decoded yet.
-    pub fn is_at_start(&self) -> bool {
-        self.state == State::Start
     }
 
     /// The place is lost; bytes go to the hunter.
@@ -129,11 +124,16 @@ impl Decoder {
         self.buffer = Vec::new();
     }
 
-    /// A frame's head is at `position`.
-    pub fn resume(&mut self, position: Position) {
+    /// A frame's head is at `position`, or (then `preface`) the protocol header.
+    pub fn resume(&mut self, position: Position, preface: bool) {
         self.position = position;
-        self.state = State::Boundary;
+        self.state = if preface { State::Start } else { State::Boundary };
         self.head_length = 0;
+    }
+
+    /// Sets how many bytes may be buffered now.
+    pub fn set_room(&mut self, room: usize) {
+        self.room = room;
     }
 
     /// Sets the negotiated frame size; 0 means no limit.
@@ -387,7 +387,7 @@ impl Decoder {
             let missing = wanted.saturating_sub(self.buffer.len() as u32);
             if missing > 0 {
                 let taken = self.advance(input, missing as usize);
-                self.buffer.extend_from_slice(taken);
+                self.keep(taken, size);
                 self.state = State::Payload { kind, channel, size, seen: seen + taken.len() as u32, told };
                 if taken.is_empty() {
                     return None;
@@ -410,6 +410,16 @@ impl Decoder {
             self.state = State::Boundary;
             return Some(Copied::Whole);
         }
+    }
+
+    /// Adds to the buffer, which grows by doubling, but never beyond the frame's size.
+    fn keep(&mut self, bytes: &[u8], size: u32) {
+        let length = self.buffer.len();
+        if self.buffer.capacity() < length + bytes.len() {
+            let doubled = length.min((size as usize).saturating_sub(length));
+            self.buffer.reserve_exact(bytes.len().max(doubled));
+        }
+        self.buffer.extend_from_slice(bytes);
     }
 
     /// How much of the payload being copied is no secret; `None`: not known before more of it has come.
@@ -436,7 +446,7 @@ impl Decoder {
     fn body<'i>(&mut self, channel: u16, left: u32, predicted: bool, input: &mut &'i [u8]) -> Item<'i> {
         let bytes = self.advance(input, left as usize);
         let left = left - bytes.len() as u32;
-        let ends = left == 0 && input.first() == Some(&END);
+        let ends = left == 0 && input.first() == Some(&END) && !predicted;
         self.state = match left {
             0 if ends => {
                 self.advance(input, 1);
@@ -445,7 +455,11 @@ impl Decoder {
             0 => State::BodyEnd { channel, predicted },
             left => State::Body { channel, left, predicted },
         };
-        Item::Body { channel, bytes, ends }
+        // What a prediction says may be another content's: it counts, but tells nothing of the body.
+        match predicted && !bytes.is_empty() {
+            true => Item::BodyHole { channel, length: bytes.len() as u64 },
+            false => Item::Body { channel, bytes, ends },
+        }
     }
 
     fn check_expected(&mut self, channel: u16, size: u32, seen: usize, input: &mut &[u8]) -> Option<Item<'static>> {

@@ -153,7 +153,7 @@ fn read_properties<'a>(cursor: &mut Cursor<'a>) -> Result<Properties<'a>, Flaw> 
         more = cursor.u16()? & 1 != 0;
     }
     let has = |bit: u32| flags >> bit & 1 != 0;
-    let mut string = |bit: u32, cursor: &mut Cursor<'a>| has(bit).then(|| cursor.short_string()).transpose();
+    let string = |bit: u32, cursor: &mut Cursor<'a>| has(bit).then(|| cursor.short_string()).transpose();
     let content_type = string(15, cursor)?;
     let content_encoding = string(14, cursor)?;
     let headers = has(13).then(|| Table::read(cursor)).transpose()?;

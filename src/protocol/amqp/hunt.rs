@@ -15,7 +15,7 @@ use crate::stream::Position;
 /// Packets' beginnings kept.
 const MOST_PACKETS: usize = 4096;
 /// Undecided candidates kept; the oldest makes room.
-const MOST_CANDIDATES: usize = 64;
+const MOST_CANDIDATES: usize = 16;
 /// Frames that make a chain.
 const CHAIN: usize = 3;
 /// Frames that make a chain although they speak of channels or deliveries that are not known.

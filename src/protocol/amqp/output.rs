@@ -49,10 +49,11 @@ impl Output<'_> {
 
     /// The same as `last` if it says the same, as it does for nearly every message of a channel.
     pub fn destination(&mut self, last: &mut Option<Destination>, exchange: &[u8], routing_key: &[u8]) -> Destination {
-        if let Some(known) = last {
-            if known.exchange.as_bytes() == exchange && known.routing_key.as_bytes() == routing_key {
-                return known.clone();
-            }
+        if let Some(known) = last
+            && known.exchange.as_bytes() == exchange
+            && known.routing_key.as_bytes() == routing_key
+        {
+            return known.clone();
         }
         let destination = Destination { exchange: self.name(exchange), routing_key: self.name(routing_key) };
         last.insert(destination).clone()

@@ -86,23 +86,32 @@ impl Requests {
         verify: impl Fn(&Request) -> Option<bool>,
     ) -> Option<Request> {
         self.forget(time);
-        let mut candidates =
-            self.waiting.iter().enumerate().filter(|(_, (request, _))| request.is_answered_by(answer)).filter_map(
-                |(index, (request, _))| match verify(request) {
-                    Some(false) => None,
-                    verified => Some((index, verified == Some(true))),
-                },
-            );
-        let (index, verified) = candidates.next()?;
-        let doubtful = self.lost_until.is_some() || self.answered_until.is_some() && candidates.next().is_some();
+        let candidates = self.waiting.iter().enumerate().filter(|(_, (request, _))| request.is_answered_by(answer));
+        let candidates: Vec<(usize, Option<bool>, bool)> = candidates
+            .map(|(index, (request, doubtful))| (index, verify(request), *doubtful))
+            .filter(|(_, verified, _)| *verified != Some(false))
+            .collect();
+        let &(index, verified, _) = candidates.first()?;
+        let doubtful = self.lost_until.is_some() || candidates.iter().any(|(.., doubtful)| *doubtful);
+        if doubtful {
+            // If this answer is for another one, so is the next.
+            candidates.iter().for_each(|(index, ..)| self.doubt(*index));
+        }
         self.waiting.drain(..index);
         let (request, _) = self.waiting.pop_front()?;
-        (verified || !doubtful).then_some(request)
+        (verified == Some(true) || !doubtful).then_some(request)
+    }
+
+    fn doubt(&mut self, index: usize) {
+        if let Some((_, doubtful)) = self.waiting.get_mut(index) {
+            *doubtful = true;
+        }
     }
 
     /// A hole in the client's frames.
     pub fn client_gap(&mut self, time: Timestamp) {
         self.lost_until = Some(time.plus(SETTLING));
+        self.answered_until = self.answered_until.or(self.lost_until);
     }
 
     /// A hole in the broker's frames.

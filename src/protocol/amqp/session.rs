@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::cursor::Flaw;
-use super::frame::{Decoder, Item};
+use super::frame::{Decoder, Item, PREFACE};
 use super::header::Header;
 use super::hunt::{Hunter, Terrain};
 use super::method::Method;
@@ -48,10 +48,13 @@ struct State {
 /// How a flow is lost, while it is.
 #[derive(Clone, Copy, Default)]
 struct Lost {
-    /// Bytes searched since; `None`: before anything was decoded, so that nothing was lost.
+    /// Bytes searched since.
     searched: u64,
-    /// Something had been decoded before.
-    gap: bool,
+    /// Up to where it was told what was lost: the next byte, if it is [`Position::MAX`]. `None`: nothing had been decoded
+    /// before.
+    told: Option<Position>,
+    /// A hole of unknown length came since.
+    unknown: bool,
     /// Bytes before this position may be a login: not to be kept, and not searched.
     secret_until: Position,
 }
@@ -63,11 +66,11 @@ pub(in crate::protocol) struct Ledger<'a> {
 }
 
 impl Session {
-    /// A session of a connection of which this is known. `room`: bytes that each flow may buffer.
-    pub fn new(facts: Option<&Facts>, room: usize) -> Session {
+    /// A session of a connection of which this is known.
+    pub fn new(facts: Option<&Facts>) -> Session {
         let late = !facts.is_some_and(|facts| facts.from_start);
         let mut session = Session {
-            decoders: [Decoder::new(late, room), Decoder::new(late, room)],
+            decoders: [Decoder::new(late), Decoder::new(late)],
             hunters: Default::default(),
             state: State {
                 connection: Connection::new(late),
@@ -107,9 +110,8 @@ impl Session {
         ledger: &mut Ledger<'_>,
     ) {
         let decoder = &mut self.decoders[flow.index()];
-        if decoder.position() != position {
-            decoder.set_position(position);
-        }
+        decoder.set_position(position);
+        decoder.set_room(out.room);
         if self.state.is_late_and_foreign(decoder.is_lost(), flow, bytes, packet_start) {
             self.state.foreign("TLS", flow, position, out);
         }
@@ -122,7 +124,7 @@ impl Session {
             let found = self.search(flow, rest, at_packet, out, ledger);
             wipe(&mut held);
             let Some((position, bytes)) = found else { break };
-            self.decoders[flow.index()].resume(position);
+            self.decoders[flow.index()].resume(position, bytes.starts_with(PREFACE));
             self.state.resumed(flow, position, out);
             left = self.feed(flow, &bytes, out, ledger);
             held = Some(bytes);
@@ -144,6 +146,9 @@ impl Session {
             if !decoder.is_lost() {
                 decoder.lose();
                 self.state.lost(flow, position, None, None, out);
+                self.state.flows[flow.index()].told = Some(Position::MAX);
+            } else {
+                self.state.flows[flow.index()].unknown = true;
             }
             return self.hunters[flow.index()].clear();
         };
@@ -155,7 +160,9 @@ impl Session {
             let item =
                 self.decoders[flow.index()].next_in_hole(&mut left, |channel| state.next_body_frame(channel, flow));
             match item {
-                Some(Item::Lost(trouble)) => self.state.lost(flow, position + length, Some(before), trouble, out),
+                Some(Item::Lost(trouble)) => {
+                    self.state.lost(flow, position + length - before, Some(before), trouble, out)
+                }
                 Some(item) => self.state.item(flow, item, position + length - left, out, ledger),
                 None => break,
             }
@@ -224,6 +231,7 @@ impl Session {
         }
         let lost = &mut state.flows[flow.index()];
         lost.searched += rest.len() as u64;
+        lost.told = lost.told.map(|told| if told == Position::MAX { position } else { told });
         if lost.searched > FOREIGN_BYTES && !state.proved && !state.foreign {
             state.foreign("unknown", flow, position, out);
         }
@@ -255,23 +263,28 @@ impl State {
                 }
             }
             Item::FrameLost { channel, size, trouble } => self.frame_lost(flow, channel, size, trouble, end, out),
-            Item::Heartbeat => self.prove(),
+            Item::Heartbeat => {
+                self.prove();
+                self.connection.channels.values_mut().for_each(|channel| channel.learn_tags(out));
+            }
             Item::Lost(_) => {}
         }
         self.tell_facts(out);
     }
 
     fn preface(&mut self, flow: Flow, first: &[u8], end: Position, out: &mut Output<'_>) {
-        if first == super::frame::PREFACE {
+        // A broker that refuses what a client speaks answers with the header that it would have liked, and hangs up.
+        if self.foreign && first.starts_with(b"AMQP") {
+            return;
+        }
+        if first == PREFACE {
             if !self.client_proved {
                 self.set_client(flow);
                 self.client_proved = true;
             }
             return self.prove();
         }
-        // A broker that refuses a client's version answers with the one that it speaks, and hangs up.
-        let refusal = first.starts_with(b"AMQP") && self.peer(flow) == Some(Peer::Broker);
-        if !refusal && !detect::is_proxy_header(first) {
+        if !detect::is_proxy_header(first) {
             self.foreign(detect::name(first), flow, end - first.len() as u64, out);
         }
     }
@@ -299,10 +312,11 @@ impl State {
         let Some(from) = self.sender(flow, specification.sender, out) else { return };
         self.prove();
         self.tell_facts(out);
+        // Start, secure and their answers; with anything else the login is over.
+        self.connection.logged_in |= !matches!(numbers, (10, 10 | 11 | 20 | 21));
         if number == 0 {
             return self.connection.method(&method, from, out);
         }
-        self.connection.logged_in = true;
         if self.connection.channel_method(number, &method, from, out) {
             return;
         }
@@ -390,7 +404,8 @@ impl State {
         }
         self.connection.gapped = true;
         let secret_until = self.flows[flow.index()].secret_until;
-        self.flows[flow.index()] = Lost { searched: 0, gap: true, secret_until };
+        let told = Some(position + bytes.unwrap_or(0));
+        self.flows[flow.index()] = Lost { searched: 0, told, unknown: false, secret_until };
         if self.proved {
             self.gap(flow, position, bytes, out);
         }
@@ -399,12 +414,13 @@ impl State {
     /// The place in a flow was found again at `position`.
     fn resumed(&mut self, flow: Flow, position: Position, out: &mut Output<'_>) {
         let lost = std::mem::take(&mut self.flows[flow.index()]);
+        self.connection.gapped = true;
+        let known = std::mem::replace(&mut self.proved, true);
         self.foreign = false;
-        let known = self.proved;
-        self.prove();
-        self.tell_facts(out);
-        if lost.gap && known && lost.searched > 0 {
-            self.gap(flow, position, Some(lost.searched), out);
+        let Some(told) = lost.told.filter(|_| known) else { return };
+        if lost.unknown || position > told {
+            let bytes = (!lost.unknown).then_some(position.saturating_sub(told));
+            self.gap(flow, position, bytes.filter(|&bytes| bytes > 0), out);
         }
     }
 
@@ -458,7 +474,10 @@ impl State {
             None => Some(USUAL_FRAME),
         };
         let largest = largest.map(|frame_max| frame_max.saturating_sub(OVERHEAD as u32));
-        self.connection.channels.get(&number)?.next_body_frame(self.peer(flow)?, largest)
+        let from = self.peer(flow)?;
+        let others = self.connection.channels.iter().any(|(other, channel)| *other != number && channel.is_amid(from));
+        // With two contents under way at once either may go on.
+        if others { None } else { self.connection.channels.get(&number)?.next_body_frame(from, largest) }
     }
 
     /// Who sends on a flow, where known.

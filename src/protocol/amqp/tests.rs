@@ -1,5 +1,10 @@
 //! Conversations, and what a session makes of them. Each line of a transcript is one operation.
 
+mod holes;
+mod hostile;
+mod late;
+mod secrets;
+
 use std::fmt::Write as _;
 
 use super::encode as wire;
@@ -26,7 +31,7 @@ impl Talk {
             now: 0,
             operations: Vec::new(),
         };
-        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true };
+        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
         let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start };
         talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
         talk
@@ -240,4 +245,241 @@ fn a_connection_from_its_first_byte() {
     );
     assert!(talk.sessions.is_empty());
     assert_eq!(talk.sessions.cost(), 0);
+}
+
+#[test]
+fn confirms_and_returns() {
+    let mut talk = Talk::open();
+    talk.client(&wire::confirm_select(1)).broker(&wire::confirm_select_ok(1));
+    for _ in 0..3 {
+        talk.client(&publish(b"x"));
+    }
+    talk.broker(&wire::ack(1, 1, false)).broker(&wire::nack(1, 3, true, false));
+    let unroutable = [wire::publish(1, "", "nowhere", true), wire::message(1, b"y")].concat();
+    talk.client(&unroutable);
+    talk.broker(&[wire::returned(1, "", "nowhere"), wire::message(1, b"y"), wire::ack(1, 4, false)].concat());
+    talk.expect(
+        "
+        published 1.0 tag=1 to=ex:key size=1
+        published 1.0 tag=2 to=ex:key size=1
+        published 1.0 tag=3 to=ex:key size=1
+        confirmed 1
+        publish failed <=3
+        published 1.0 tag=4 to=:nowhere mandatory size=1
+        returned 312 :nowhere size=1
+        confirmed 4",
+    );
+}
+
+#[test]
+fn settlements_of_every_kind() {
+    let mut talk = Talk::open();
+    talk.client(&wire::ack(1, 0, true)).client(&wire::ack(1, 5, true)).client(&wire::nack(1, 6, false, true));
+    talk.client(&wire::nack(1, 7, true, false)).client(&wire::reject(1, 8, true)).client(&wire::reject(1, 9, false));
+    talk.client(&wire::recover(1)).broker(&wire::recover_ok(1));
+    talk.client(&wire::method(1, 60, 100, wire::Bytes::default().octet(1)));
+    talk.expect(
+        "
+        settled all Acknowledged
+        settled <=5 Acknowledged
+        settled 6 RequeuedByNack
+        settled <=7 RejectedByNack
+        settled 8 RequeuedByReject
+        settled 9 RejectedByReject
+        settled all Recovered
+        settled all Recovered",
+    );
+}
+
+#[test]
+fn gets_and_their_queues() {
+    let mut talk = Talk::open();
+    talk.client(&[wire::get(1, "a", false), wire::get(1, "b", true), wire::get(1, "c", false)].concat());
+    talk.broker(&[wire::get_ok(1, 1, "", "a"), wire::message(1, b"m")].concat());
+    talk.broker(&wire::get_empty(1)).broker(&[wire::get_ok(1, 2, "ex", "k"), wire::message(1, b"m")].concat());
+    talk.expect(
+        "
+        delivered 1.0 tag=1 consumer=- queue=a automatic=false size=1
+        delivered 1.0 tag=2 consumer=- queue=c automatic=false size=1",
+    );
+}
+
+#[test]
+fn queues_that_the_broker_names_and_the_queue_declared_last() {
+    let mut talk = Talk::open();
+    let none = wire::Bytes::default;
+    talk.client(&[wire::queue_declare(1, "", 0, none()), wire::queue_bind(1, "", "ex", "")].concat());
+    talk.client(&wire::consume(1, "", "", 2)).broker(&wire::queue_declare_ok(1, "amq.gen-1", 0));
+    talk.broker(&wire::queue_bind_ok(1)).broker(&wire::consume_ok(1, "amq.ctag-1"));
+    talk.client(&wire::consume(1, "", "mine", 8)).broker(&deliver(1, b"m"));
+    talk.client(&wire::cancel(1, "mine", false)).broker(&wire::cancel_ok(1, "mine"));
+    talk.broker(&wire::cancel(1, "amq.ctag-1", true));
+    talk.expect(
+        "
+        QueueDeclared { queue: \"amq.gen-1\", arguments: Some(QueueArguments { dead_letter_exchange: None, dead_letter_routing_key: None, message_ttl_ms: None, expires_ms: None, max_length: None, max_length_bytes: None, overflow: None, queue_type: None, delivery_limit: None, single_active_consumer: false, max_priority: None }), messages: Some(0) }
+        Binding { exchange: \"ex\", target: \"amq.gen-1\", to_exchange: false, routing_key: \"amq.gen-1\", bound: true, arguments: false }
+        consumer amq.ctag-1 of amq.gen-1 automatic=Some(true)
+        consumer mine of amq.gen-1 automatic=Some(false)
+        delivered 1.0 tag=1 consumer=tag queue=? automatic=? size=1
+        consumer mine of amq.gen-1 cancelled by Client
+        consumer amq.ctag-1 of amq.gen-1 cancelled by Broker",
+    );
+}
+
+#[test]
+fn what_decides_about_a_queues_messages() {
+    let mut talk = Talk::open();
+    let arguments = wire::Bytes::default()
+        .text_entry("x-dead-letter-exchange", "")
+        .text_entry("x-dead-letter-routing-key", "dead")
+        .int_entry("x-message-ttl", 60_000)
+        .int_entry("x-delivery-limit", -1)
+        .text_entry("x-queue-type", "quorum")
+        .short_string("x-single-active-consumer")
+        .octet(b't')
+        .octet(1);
+    talk.client(&wire::queue_declare(1, "work", 0, arguments)).broker(&wire::queue_declare_ok(1, "work", 5));
+    let operations = std::mem::take(&mut talk.operations);
+    let Operation::QueueDeclared { queue, arguments: Some(arguments), messages } = &operations[0].operation else {
+        panic!("{operations:?}");
+    };
+    assert_eq!((&**queue, *messages), ("work", Some(5)));
+    assert_eq!(arguments.dead_letter_exchange.as_deref(), Some(""));
+    assert_eq!(arguments.dead_letter_routing_key.as_deref(), Some("dead"));
+    assert_eq!((arguments.message_ttl_ms, arguments.delivery_limit), (Some(60_000), Some(-1)));
+    assert_eq!(arguments.queue_type.as_deref(), Some("quorum"));
+    assert!(arguments.single_active_consumer);
+
+    talk.client(&wire::queue_declare(1, "work", 1, wire::Bytes::default()));
+    talk.broker(&wire::queue_declare_ok(1, "work", 5));
+    talk.client(&wire::exchange_declare(
+        1,
+        "ex",
+        "topic",
+        wire::Bytes::default().text_entry("alternate-exchange", "ae"),
+    ));
+    talk.broker(&wire::exchange_declare_ok(1));
+    talk.client(&wire::queue_purge(1, "work")).broker(&wire::queue_purge_ok(1, 5));
+    talk.client(&wire::queue_delete(1, "work")).broker(&wire::queue_delete_ok(1, 0));
+    talk.expect(
+        "
+        QueueDeclared { queue: \"work\", arguments: None, messages: Some(5) }
+        ExchangeDeclared { exchange: \"ex\", kind: Some(\"topic\"), alternate: Some(\"ae\") }
+        QueueEmptied { queue: \"work\", deleted: false, messages: Some(5) }
+        QueueEmptied { queue: \"work\", deleted: true, messages: Some(0) }",
+    );
+}
+
+#[test]
+fn a_transaction_counts_when_it_is_committed() {
+    let mut talk = Talk::open();
+    talk.client(&wire::tx(1, 10)).broker(&wire::tx(1, 11));
+    talk.client(&publish(b"a")).client(&wire::ack(1, 1, false)).client(&wire::tx(1, 20)).client(&publish(b"b"));
+    talk.expect("");
+    talk.broker(&wire::tx(1, 21));
+    talk.client(&wire::tx(1, 30)).broker(&wire::tx(1, 31));
+    talk.expect(
+        "
+        published 1.0 tag=? to=ex:key size=1
+        settled 1 Acknowledged
+        Transaction { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, committed: true, published: 1, settled: 1 }
+        Transaction { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, committed: false, published: 1, settled: 0 }",
+    );
+}
+
+#[test]
+fn a_refused_settlement_closes_the_channel_and_what_was_on_its_way_is_not_lost() {
+    let mut talk = Talk::open();
+    let text = "PRECONDITION_FAILED - unknown delivery tag 17";
+    talk.client(&wire::ack(1, 17, false)).broker(&wire::channel_close(1, 406, text, (60, 80)));
+    talk.client(&publish(b"late")).client(&wire::ack(1, 18, false)).client(&wire::channel_close_ok(1));
+    talk.client(&wire::channel_open(1)).broker(&wire::channel_open_ok(1));
+    talk.client(&publish(b"new"));
+    talk.expect(
+        "
+        settled 17 Acknowledged
+        settle failed 17 406
+        channel 1.0 closed by Broker 406
+        published 1.0 tag=? to=ex:key size=4
+        channel 1.0 closed by Broker 406
+        channel 1.1 opened
+        published 1.1 tag=? to=ex:key size=3",
+    );
+}
+
+#[test]
+fn a_channel_that_the_client_closes_ends_with_the_brokers_answer() {
+    let mut talk = Talk::open();
+    talk.client(&wire::consume(1, "q", "tag", 0)).broker(&wire::consume_ok(1, "tag"));
+    talk.client(&wire::channel_close(1, 200, "", (0, 0))).broker(&deliver(1, b"m")).broker(&wire::channel_close_ok(1));
+    talk.expect(
+        "
+        consumer tag of q automatic=Some(false)
+        delivered 1.0 tag=1 consumer=tag queue=q automatic=false size=1
+        channel 1.0 closed by Client",
+    );
+}
+
+#[test]
+fn connections_end_in_three_ways() {
+    let mut talk = Talk::open();
+    talk.client(&wire::channel_open(2)).broker(&wire::channel_open_ok(2)).hang_up();
+    talk.expect(
+        "
+        channel 2.0 opened
+        channel 1.0 closed by nobody with its connection
+        channel 2.0 closed by nobody with its connection",
+    );
+    let mut talk = Talk::open();
+    talk.broker(&wire::connection_close(320, "CONNECTION_FORCED - shutdown")).client(&wire::connection_close_ok());
+    talk.hang_up();
+    talk.expect(
+        "
+        channel 1.0 closed by Broker 320 with its connection",
+    );
+    let mut talk = Talk::open();
+    talk.client(&wire::connection_close(200, "bye")).hang_up();
+    talk.expect(
+        "
+        channel 1.0 closed by Client with its connection",
+    );
+}
+
+#[test]
+fn contents_of_two_channels_may_take_turns() {
+    let mut talk = Talk::open();
+    talk.client(&wire::channel_open(2)).broker(&wire::channel_open_ok(2));
+    talk.client(&wire::publish(1, "ex", "one", false)).client(&wire::publish(2, "ex", "two", false));
+    talk.client(&wire::header(1, 6, &wire::Properties::default()));
+    talk.client(&wire::header(2, 3, &wire::Properties::default()));
+    talk.client(&wire::frame(3, 1, b"abc")).client(&wire::frame(3, 2, b"xyz")).client(&wire::frame(3, 1, b"def"));
+    talk.expect(
+        "
+        channel 2.0 opened
+        published 2.0 tag=? to=ex:two size=3
+        published 1.0 tag=? to=ex:one size=6",
+    );
+}
+
+#[test]
+fn a_body_of_no_bytes_has_no_frame() {
+    let mut talk = Talk::open();
+    talk.client(&publish(b"")).client(&publish(b"x"));
+    talk.expect(
+        "
+        published 1.0 tag=? to=ex:key size=0
+        published 1.0 tag=? to=ex:key size=1",
+    );
+}
+
+#[test]
+fn blocked_flow_and_heartbeats() {
+    let mut talk = Talk::open();
+    talk.client(&wire::heartbeat()).broker(&wire::heartbeat()).broker(&wire::channel_flow(1, false));
+    talk.broker(&wire::blocked("memory")).broker(&wire::unblocked());
+    talk.expect(
+        "
+        Blocked { reason: Some(\"memory\") }
+        Blocked { reason: None }",
+    );
 }

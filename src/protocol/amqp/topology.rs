@@ -152,10 +152,10 @@ impl Channel {
 
     fn queue_emptied(&mut self, answer: (u16, u16), messages: u32, out: &mut Output<'_>) {
         let request = self.requests.answered(answer, out.time, |_| None);
-        if let Some(Request::EmptyQueue { queue, deleted }) = request {
-            if let Some(queue) = queue.or_else(|| self.last_queue.clone()) {
-                out.push(Operation::QueueEmptied { queue, deleted, messages: Some(u64::from(messages)) });
-            }
+        if let Some(Request::EmptyQueue { queue, deleted }) = request
+            && let Some(queue) = queue.or_else(|| self.last_queue.clone())
+        {
+            out.push(Operation::QueueEmptied { queue, deleted, messages: Some(u64::from(messages)) });
         }
     }
 

@@ -39,9 +39,7 @@ class Agent:
             path.unlink(missing_ok=True)
         # A configuration of this machine must not reach into a test.
         self._config.write_text("")
-        command = [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
-                   "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
-                   *self.options]
+        command = self.command()
         with open(self.errors, "ab") as errors:
             self.process = spawn(command, stdout=errors, stderr=errors)
         deadline = time.monotonic() + 30
@@ -52,6 +50,12 @@ class Agent:
             time.sleep(0.01)
         self.ready_at = time.time_ns()
         return self
+
+    def command(self):
+        """What is started."""
+        return [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
+                "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
+                *self.options]
 
     def stop(self):
         """SIGTERM, and its last summary. Fails if it does not end by itself with status 0."""
@@ -74,6 +78,27 @@ class Agent:
         self.process.send_signal(signal.SIGSTOP)
         time.sleep(seconds)
         self.process.send_signal(signal.SIGCONT)
+
+
+class Recorder(Agent):
+    """`acktrail record` instead: a recording of what the kernel delivers."""
+
+    def __init__(self, directory, port):
+        super().__init__(directory, port, name="record")
+        self.file = directory / "recording.acktrail"
+
+    def command(self):
+        """What is started."""
+        return [binary(), "record", str(self.file), "--config", str(self._config), "--port", str(self.port), "--ready-file",
+                str(self._ready)]
+
+    def stop(self):
+        """SIGTERM."""
+        if self.process is None:
+            return
+        status, self.process = stop(self.process, patience=20), None
+        if status != 0:
+            raise RuntimeError(f"acktrail record ended with status {status}: {self.errors.read_text()[-2000:]}")
 
 
 def replay(capture, port, directory, *options, name="replay"):

@@ -123,7 +123,7 @@ class Channel:
     def publish(self, n, queue=None, exchange="", key="", mandatory=False, size=None, flush=True, body=None,
                 republished=False, **properties):
         """Publishes message `n` of the scenario, and returns its key."""
-        label, identifier, payload = self.stage.message(n, size, body)
+        label, identifier, payload = self.stage.message(n, size, body, properties.get("headers"))
         if "message_id" not in properties and identifier:
             properties["message_id"] = identifier
         rk = queue if queue is not None else key

@@ -4,6 +4,8 @@ A chain is what happens to a message in one queue (for a stream: for one consume
 rules are those of the product's promise (docs/events.md), told from the clients' side; nothing here is shared with the agent's code.
 
 An expected line is a dict. A field that is not in it is not compared; a field that is None must be absent.
+`after` and `before` bound its time by what caused it and by what it caused: a publish is not seen before the client writes
+it, a delivery is not read after the client has it.
 """
 
 import collections
@@ -17,7 +19,8 @@ class Expected:
         self.lines = collections.defaultdict(lambda: collections.defaultdict(list))
         self.events = []
         self.publishes = collections.defaultdict(list)  # connection → keys in order of their publish
-        self.handles = {}                                # (connection, consumer tag or None, delivery tag) → key
+        # (connection, consumer tag or None, delivery tag) → keys: direct replies all have tag 1.
+        self.handles = collections.defaultdict(list)
         self.sizes, self.ids, self.copies = {}, {}, collections.Counter()
         self.connections = []                            # (port, connected at, connection)
 
@@ -32,14 +35,23 @@ class Expected:
 
 def expect(log, prefix):
     """Reads a truth log (a list of dicts) into an `Expected`."""
-    rules = _Rules(Expected(prefix), log)
+    rules = _Rules(Expected(prefix))
     for entry in log:
+        entry = {field: clean(value) if field in NAMES else value for field, value in entry.items()}
         getattr(rules, "on_" + entry["op"])(entry)
     return rules.out
 
 
+NAMES = ("queue", "exchange", "rk", "ctag")
+
+
+def clean(name):
+    """A name as it is written: control characters would move a terminal's cursor."""
+    return name and "".join(c if c.isprintable() else f"\\u{{{ord(c):x}}}" for c in name)
+
+
 class _Rules:
-    def __init__(self, out, log):
+    def __init__(self, out):
         self.out = out
         self.fates, self.pids, self.names, self.vhosts = {}, {}, {}, {}
         self.published, self.confirmations = {}, {}
@@ -49,8 +61,9 @@ class _Rules:
         self.pending = collections.defaultdict(list)     # (chan, tx) → entries of an open transaction
         self.requeued = collections.Counter()
         self.returned = set()
+        self.acted = {}                                  # (chan, tag) → when the client settled it
+        self.reading = {}                                # chan → when its client began to read again
         self.waiting = collections.defaultdict(dict)     # queue → keys that were published to it by name
-        del log
 
     # Connections and names
 
@@ -65,6 +78,8 @@ class _Rules:
             self.names[port] = name
             self.pids[name], self.vhosts[name] = entry["pid"], entry["vhost"]
             self.out.connections.append((port, entry["t"], name))
+        elif entry.get("text") == "reading":
+            self.reading[entry["chan"]] = entry["t"]
 
     def on_queue(self, entry):
         self.fates[entry["queue"]] = entry["fate"] or {}
@@ -82,7 +97,7 @@ class _Rules:
         key, connection = entry["key"], self.connection(entry["chan"])
         self.published[key] = entry
         self.out.sizes[key], self.out.ids[key] = entry["size"], entry["id"]
-        self.out.copies[key] += 1
+        self.out.copies[key] += not entry.get("republished")
         self.out.publishes[connection].append(key)
         if entry["exchange"] == "":
             self.waiting[entry["rk"]][key] = True
@@ -95,7 +110,7 @@ class _Rules:
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": None, "tag": None,
             "delivery": None, "redelivered": None, "reason": None, "corrects": None, "port": connection,
             "pid": self.pids[connection], "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed",
-            "count": 1, **more})
+            "count": 1, "after": entry["t"], **more})
 
     def on_confirm(self, entry):
         if entry["key"] not in self.returned:
@@ -103,8 +118,7 @@ class _Rules:
                                settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused",
-                           settlement=COVERED[entry["multiple"]])
+        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused", settlement=ANY)
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
@@ -126,11 +140,10 @@ class _Rules:
         self.waiting[entry["queue"]].pop(key, None)
         self.rounds[key, chain] += 1
         entry = {**entry, "delivery": self.rounds[key, chain]}
-        self.out.handles[connection, entry["ctag"], entry["tag"]] = key
+        self.out.handles[connection, entry["ctag"], entry["tag"]].append(key)
         self.out.ids.setdefault(key, entry["id"])
-        self._line(entry, "Dispatched", operation="get" if entry["get"] else "deliver")
-        if entry["read"]:
-            self._line(entry, "Processing")
+        self._line(entry, "Dispatched", operation="get" if entry["get"] else "deliver", before=entry["t"])
+        self._line(entry, "Processing", before=entry["t"], after=self.reading.get(entry["chan"], 0))
         if entry["auto"]:
             self._line(entry, "Acknowledged", settlement="automatic")
         else:
@@ -142,7 +155,8 @@ class _Rules:
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],
             "tag": entry["tag"], "ctag": entry["ctag"], "delivery": entry["delivery"], "redelivered": entry["redelivered"],
             "reason": None, "corrects": None, "port": connection, "pid": self.pids[connection],
-            "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed", "count": 1, **more})
+            "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed", "count": 1,
+            "after": self.acted.get((entry["chan"], entry["tag"]), 0), **more})
 
     def _arrived(self, entry):
         """What a delivery proves of the queues that the message died in before, most recent first in `deaths`."""
@@ -176,6 +190,7 @@ class _Rules:
             self.pending[entry["chan"], entry["tx"]].append(entry)
             return
         for tag in entry["tags"]:
+            self.acted[entry["chan"], tag] = entry["t"]
             self._settled(self.open.pop((entry["chan"], tag)), entry)
 
     def _settled(self, delivery, entry):

@@ -13,6 +13,9 @@ from .client import Client
 from .stage import Stage
 
 BATCH = 20
+# Seconds from the start at which the publisher rests, and for how long.
+QUIET = (3.6, 9.0)
+REST = 1.4
 
 
 class Load:
@@ -53,7 +56,12 @@ class Load:
 
     def run(self, until):
         """Batch after batch."""
+        began = time.monotonic()
+        pauses = [began + after for after in QUIET]
         while time.monotonic() < until:
+            if pauses and time.monotonic() > pauses[0]:
+                pauses.pop(0)
+                self.rest()
             for _ in range(BATCH):
                 n = self.published
                 self.publisher.publish(n, self.queues[n % 3], flush=False, size=self.size + n % 700)
@@ -66,6 +74,14 @@ class Load:
             assert time.monotonic() < deadline, f"{self.published - self.settled} messages were not settled"
             self.turn()
         self.publisher.client.wait(seconds=0.05)
+
+    def rest(self):
+        """Publishes nothing for a while, and says when that was over."""
+        over = time.monotonic() + REST
+        while time.monotonic() < over:
+            self.turn()
+            time.sleep(0.02)
+        self.stage.log.add("note", text="quiet")
 
     def turn(self):
         """Consumers work off what has come."""

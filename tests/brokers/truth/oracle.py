@@ -7,12 +7,6 @@ import time
 
 from .places import spawn, stop
 
-CLASSES = {10: "connection", 20: "channel", 30: "access", 40: "exchange", 50: "queue", 60: "basic", 85: "confirm", 90: "tx"}
-BASIC = {10: "qos", 11: "qos-ok", 20: "consume", 21: "consume-ok", 30: "cancel", 31: "cancel-ok", 40: "publish",
-         50: "return", 60: "deliver", 70: "get", 71: "get-ok", 72: "get-empty", 80: "ack", 90: "reject",
-         100: "recover-async", 110: "recover", 111: "recover-ok", 120: "nack"}
-
-
 class Capture:
     """Writes what crosses a port of the loopback interface into a pcapng file."""
 
@@ -38,32 +32,24 @@ class Capture:
 
 
 def methods(path, port):
-    """Counts of (client port, channel, sender, method): sender is `client` or `broker`."""
-    fields = ["tcp.srcport", "tcp.dstport", "amqp.type", "amqp.channel", "amqp.method.class", "amqp.method.method"]
-    command = ["tshark", "-r", str(path), "-d", f"tcp.port=={port},amqp", "-o", "tcp.desegment_tcp_streams:TRUE",
+    """Counts of (connection, channel, class, method, sender): connections are numbered in the order in which they begin,
+    the sender is `client` or `broker`."""
+    # Two cores may hand packets of one direction to the capture in the wrong order, also on the loopback interface.
+    command = ["tshark", "-r", str(path), "-d", f"tcp.port=={port},amqp", "-o", "tcp.reassemble_out_of_order:TRUE",
                "-Y", "amqp.method.class", "-T", "pdml"]
-    del fields
     counts = collections.Counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    show = re.compile(r'name="(tcp\.srcport|tcp\.dstport|amqp\.channel|amqp\.method\.class|amqp\.method\.method|amqp\.method)".*?show="(\d+)"')
-    source = target = channel = cls = None
+    show = re.compile(r'name="(tcp\.srcport|tcp\.stream|amqp\.channel|amqp\.method\.class|amqp\.method\.method)"'
+                      r'.*?show="(\d+)"')
+    at = {}
     for line in process.stdout:
         found = show.search(line)
         if not found:
             continue
-        name, value = found.group(1), int(found.group(2))
-        if name == "tcp.srcport":
-            source = value
-        elif name == "tcp.dstport":
-            target = value
-        elif name == "amqp.channel":
-            channel = value
-        elif name == "amqp.method.class":
-            cls = value
-        else:
-            client, sender = (target, "broker") if source == port else (source, "client")
-            method = BASIC.get(value, value) if cls == 60 else value
-            counts[(client, channel, sender, f"{CLASSES.get(cls, cls)}.{method}")] += 1
+        name, at[name] = found.group(1), int(found.group(2))
+        if name == "amqp.method.method":
+            sender = "broker" if at["tcp.srcport"] == port else "client"
+            counts[at["tcp.stream"], at["amqp.channel"], at["amqp.method.class"], at[name], sender] += 1
     if process.wait() != 0:
         raise RuntimeError(f"tshark could not read {path}")
     return counts

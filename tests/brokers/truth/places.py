@@ -13,19 +13,23 @@ WORK = pathlib.Path(os.environ.get("ACKTRAIL_WORK") or REPOSITORY / ".work")
 
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
+_given = set()
 
 
 def free_port():
-    """A port of 127.0.0.1 on which nobody listens, outside the range that the kernel hands to clients.
+    """A port of 127.0.0.1 on which nobody listens, and that was not given out before, outside the range that the kernel hands to clients.
 
     ACKTRAIL_PORTS=FIRST-LAST narrows the choice.
     """
     first, last = (int(p) for p in os.environ.get("ACKTRAIL_PORTS", "20000-29999").split("-"))
     for _ in range(1000):
         port = random.randint(first, last)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
+                _given.add(port)
                 return port
             except OSError:
                 continue

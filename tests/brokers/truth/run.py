@@ -18,10 +18,11 @@ import time
 import traceback
 
 from . import scenarios  # noqa: F401  (registers them)
-from .agent import Agent, replay
+from .agent import Agent, Recorder, replay
 from .broker import VERSIONS, Broker
 from .check import Checker, Seen, check_summary, losses, report
 from .log import read
+from .mutate import prove
 from .oracle import Capture, methods
 from .places import WORK
 from .stage import SCENARIOS, Stage
@@ -106,22 +107,27 @@ def check_counters(before, after, totals, tally):
         tally.check(grown[counter] == expected, f"the broker counted {grown[counter]} {counter}, the clients {expected}")
 
 
+BASIC, PUBLISH, RETURN, DELIVER, GET_OK = 60, 40, 50, 60, 71
+
+
 def check_oracle(counts, logs, tally):
     """tshark against the clients."""
     crossed = collections.Counter()
-    for (_, _, sender, method), count in counts.items():
-        crossed[sender, method] += count
-    clients = collections.Counter()
+    for (_, _, cls, method, sender), count in counts.items():
+        if cls == BASIC:
+            crossed[sender, method] += count
+    totals = collections.Counter()
     for path in logs:
         for entry in read(path):
             if entry["op"] == "publish":
-                clients["client", "basic.publish"] += 1
+                totals["client", PUBLISH] += 1
             elif entry["op"] == "deliver":
-                clients["broker", "basic.get-ok" if entry["get"] else "basic.deliver"] += 1
+                totals["broker", GET_OK if entry["get"] else DELIVER] += 1
             elif entry["op"] == "returned":
-                clients["broker", "basic.return"] += 1
-    for which, count in sorted(clients.items()):
-        tally.check(crossed[which] == count, f"tshark saw {crossed[which]} {which[1]}, the clients {count}")
+                totals["broker", RETURN] += 1
+    for (sender, method), count in sorted(totals.items()):
+        tally.check(crossed[sender, method] == count,
+                    f"tshark saw {crossed[sender, method]} methods 60.{method} of the {sender}s, the clients {count}")
 
 
 def run(version, options, tally):
@@ -134,7 +140,7 @@ def run(version, options, tally):
         print(f"RabbitMQ {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
         capture = Capture(broker.port, directory / "capture.pcapng")
         before = broker.counters()
-        agent = None if options.witness else Agent(directory, broker.port).start()
+        agents = [] if options.witness else [Agent(directory, broker.port).start(), Recorder(directory, broker.port).start()]
         try:
             began = time.monotonic()
             logs = perform(broker, directory, options.only, tally)
@@ -142,14 +148,18 @@ def run(version, options, tally):
             time.sleep(0.3)
         finally:
             dropped = capture.stop()
-            if agent:
+            for agent in agents:
                 agent.stop()
         check_counters(before, broker.counters(), truth_totals(logs), tally)
         tally.check(dropped == 0, f"dumpcap dropped {dropped} packets: tshark's counts say nothing")
         counts = methods(capture.path, broker.port)
         check_oracle(counts, logs, tally)
+        prove(logs, 500, tally)
         if not options.witness:
+            agent, recorder = agents
             judge("live", logs, agent.lines, agent.summary, True, tally)
+            lines, summary, _ = replay(recorder.file, broker.port, directory, name="replay-recording")
+            judge("recorded and replayed", logs, lines, summary, True, tally)
             lines, summary, _ = replay(capture.path, broker.port, directory)
             judge("replayed from the capture file", logs, lines, summary, False, tally)
             check_methods(counts, capture.path, broker.port, directory, tally)
@@ -175,12 +185,16 @@ def check_methods(counts, capture, port, directory, tally):
     """The same capture, read by tshark and by `replay --method-counts`."""
     _, _, printed = replay(capture, port, directory, "--method-counts", name="methods")
     theirs = collections.Counter()
-    for entry in json.loads(printed)["methods"]:
-        theirs[entry["client_port"], entry["channel"], entry["sender"], entry["method"]] += entry["count"]
-    differences = [(key, counts[key], theirs[key]) for key in {*counts, *theirs} if counts[key] != theirs[key]]
-    tally.check(not differences, f"tshark and replay differ in {len(differences)} of {len(counts)} counts: "
+    for entry in json.loads(printed):
+        theirs[entry["connection"], entry["channel"], entry["class"], entry["method"]] += entry["count"]
+    ours = collections.Counter()
+    for (connection, channel, cls, method, _), count in counts.items():
+        ours[connection, channel, cls, method] += count
+    differences = [(key, ours[key], theirs[key]) for key in {*ours, *theirs} if ours[key] != theirs[key]]
+    tally.check(not differences, f"tshark and replay differ in {len(differences)} of {len(ours)} counts: "
                 f"{sorted(differences)[:5]}")
-    print(f"\n{sum(counts.values())} methods in {len(counts)} counts, by tshark and by replay")
+    print(f"\n{sum(ours.values())} methods in {len(ours)} counts of {len({key[0] for key in ours})} connections, "
+          "by tshark and by replay")
 
 
 def main():

@@ -43,7 +43,7 @@ class Stage:
         self.broker, self.prefix, self.path = broker, prefix, path
         self.ids = prefix.endswith(".id")
         self.log = Log(path, prefix)
-        self._bodies, self._clients = {}, []
+        self._bodies, self._traces, self._clients = {}, {}, []
 
     def url(self, vhost="/"):
         """Where the broker is."""
@@ -59,7 +59,7 @@ class Stage:
         self._clients.append(client)
         return client
 
-    def message(self, n, size=None, body=None):
+    def message(self, n, size=None, body=None, headers=None):
         """Key, message id (or None) and body of the scenario's message `n`; the same `n` is the same message."""
         key = f"{self.prefix}/{n}"
         if body is None:
@@ -71,12 +71,17 @@ class Stage:
             else:
                 body = text + filler(key, size - len(text))
         self._bodies[body if len(body) < 200 else hashlib.sha256(body).digest()] = key
+        if headers and "traceparent" in headers:
+            self._traces[headers["traceparent"]] = key
         return key, (key if self.ids else None), body
 
     def key(self, properties, body):
         """The key of a message that arrived."""
         if properties.message_id and properties.message_id.startswith(self.prefix):
             return properties.message_id
+        trace = (properties.headers or {}).get("traceparent")
+        if trace in self._traces:
+            return self._traces[trace]
         known = self._bodies.get(body if len(body) < 200 else hashlib.sha256(body).digest())
         return known or body.split(b"|", 1)[0].decode()
 

@@ -1,3 +1,5 @@
+//! How records look in a block.
+
 use super::*;
 use proptest::prelude::*;
 

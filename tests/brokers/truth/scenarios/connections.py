@@ -126,7 +126,7 @@ def many_channels(s):
     for i, channel in enumerate(channels):
         channel.consume(queues[i], channel.ack, prefetch=3)
     for n in range(80):
-        channels[n % 8].publish(n, queues[(n * 3) % 8], flush=n % 9 == 0, size=20 + 700 * (n % 13))
+        channels[n % 8].publish(n, queues[(n * 3) % 8], flush=n % 9 == 0, size=80 + 700 * (n % 13))
     channels[0].flush()
     client.wait(lambda: sum(len(c.seen) for c in channels) == 80)
     client.wait(seconds=0.02)

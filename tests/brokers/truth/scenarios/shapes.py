@@ -92,7 +92,7 @@ def trace_contexts(s):
     channel = client.channel()
     queue = channel.queue("work", {"drop": True})
     for n in range(4):
-        channel.publish("same", queue, headers={"traceparent": f"00-{0xabc00 + n:032x}-00f067aa0ba902b7-01"})
+        channel.publish(n, queue, body=b"the same", headers={"traceparent": f"00-{0xabc00 + n:032x}-00f067aa0ba902b7-01"})
     drain(s, queue, 4)
 
 

@@ -1,0 +1,72 @@
+//! Credentials are told before anybody keeps them.
+
+use super::*;
+
+/// All ranges of secrets, as offsets in what the client sent.
+fn ranges(talk: &mut Talk) -> Vec<(Flow, std::ops::Range<u64>)> {
+    talk.sessions.secrets().map(|(_, flow, range)| (flow, range.start - 1000..range.end - 1000)).collect()
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> std::ops::Range<u64> {
+    let start = bytes.windows(wanted.len()).position(|window| window == wanted).unwrap() as u64;
+    start..start + wanted.len() as u64
+}
+
+/// However the login is cut, its secret is told with, or before, the packet that holds it.
+#[test]
+fn are_told_before_they_come() {
+    let login = [wire::PREFACE, &wire::start_ok("app", "\0guest\0hunter2")].concat();
+    let secret = find(&login, b"\0guest\0hunter2");
+    for cut in 1..login.len() {
+        let mut talk = Talk::new(true);
+        talk.client(&login[..cut]);
+        let mut known = ranges(&mut talk);
+        assert!((cut as u64) <= secret.start || known.iter().any(|(_, range)| range.contains(&secret.start)), "{cut}");
+        talk.client(&login[cut..]);
+        known.extend(ranges(&mut talk));
+        assert_eq!(known.len(), 1, "{cut}: {known:?}");
+        let (flow, range) = &known[0];
+        assert_eq!(*flow, Flow::Forward);
+        assert!(range.start <= secret.start && secret.end <= range.end && range.end < login.len() as u64);
+        assert!(talk.lines().contains("name=app"), "{cut}");
+    }
+}
+
+#[test]
+fn that_come_later_are_told_too() {
+    let mut talk = Talk::open();
+    ranges(&mut talk);
+    let before = talk.positions[0] - 1000;
+    let update = wire::update_secret("token");
+    talk.client(&update);
+    let secret = find(&update, b"token");
+    let known = ranges(&mut talk);
+    assert!(known.iter().any(|(_, range)| range.start <= before + secret.start && before + secret.end <= range.end));
+}
+
+#[test]
+fn wiped_bytes_make_the_same_session() {
+    let login = wire::start_ok("app", "\0guest\0hunter2");
+    let mut wiped = login.clone();
+    let mut talk = Talk::new(true);
+    talk.client(wire::PREFACE).broker(&wire::start()).client(&login).client(&wire::open("/"));
+    for (_, range) in ranges(&mut talk) {
+        wiped[range.start as usize - 8..range.end as usize - 8].fill(0);
+    }
+    assert_ne!(login, wiped);
+    let mut again = Talk::new(true);
+    again.client(wire::PREFACE).broker(&wire::start()).client(&wiped).client(&wire::open("/"));
+    assert_eq!(talk.lines(), again.lines());
+}
+
+#[test]
+fn are_everything_that_cannot_be_read_before_the_login_is_over() {
+    let mut talk = Talk::new(true);
+    let login = wire::start_ok("app", "\0guest\0hunter2");
+    talk.client(wire::PREFACE).broker(&wire::start()).client_loses(&login[..9]).client(&login[9..]);
+    assert_eq!(ranges(&mut talk), [(Flow::Forward, 17..8 + login.len() as u64)]);
+    talk.broker(&wire::tune(0, 0)).client(&[wire::tune_ok(0, 0), wire::open("/")].concat());
+    talk.client(&wire::channel_open(1));
+    assert!(ranges(&mut talk).is_empty());
+    assert!(talk.lines().contains("vhost=/"));
+}
