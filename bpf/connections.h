@@ -19,16 +19,12 @@ static __always_inline bool rules_decide(struct tcp_sock *tp)
 static __always_inline struct socket_state *keep(struct sock *sk)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	struct counters *c;
 
-	if (s) {
+	if (s)
 		s->cookie = bpf_get_socket_cookie(sk);
-		return s;
-	}
-	c = own_counters();
-	if (c)
-		__sync_fetch_and_add(&c->untracked_sockets, 1);
-	return NULL;
+	else
+		count_untracked();
+	return s;
 }
 
 /* connect() was called: the one moment at which the client's process is certain. Its local port may not be known yet. */

@@ -20,6 +20,19 @@ struct {
 #define STATE_BROKER_END 16   /* the broker reads here, and nobody asks when */
 #define STATE_PROVEN 32	      /* its bytes proved a broker's protocol: watched under every rule that lets bytes decide */
 
+/* Where a stream stands, so that its next packet can be read from there on (skip.h). */
+struct frames {
+	__u64 body_left; /* of the content that is being sent, behind `next` */
+	__u32 next;	 /* sequence number at which the next frame begins */
+	__u32 from;	 /* everything from here to `next` is body, but for the end octet before `next`; may be `next` itself */
+	__u16 channel;	 /* of the content */
+	__u16 keep;	 /* bytes of its body that are still to be copied */
+	__u8 known;	 /* 0: nothing is known */
+	__u8 expects;
+	__u8 in_vain; /* packets in a row of which nothing was left out */
+	__u8 pad;
+};
+
 /*
  * What is known about a socket. It dies with the socket, so its number is that of the host's TCP sockets that sent or
  * received anything since the start. Written by all programs. No memory: the socket is not watched and counted in
@@ -43,6 +56,7 @@ struct socket_state {
 	__u32 owner_pid;
 	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
 	__u32 lost[2];
+	struct frames frames[2]; /* by direction */
 	char executable[EXECUTABLE_BYTES];
 };
 

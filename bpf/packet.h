@@ -13,6 +13,11 @@ struct packet {
 	__u32 sequence;
 	__u32 acknowledged;
 	__u32 direction;
+	/* What becomes of it. */
+	__u32 end;  /* of the range that is being copied */
+	__u32 more; /* another range follows */
+	__u32 captured;
+	__u32 skipped;
 };
 
 enum parsed {

@@ -12,151 +12,29 @@
 #define ACKTRAIL_PACKETS_H
 
 #include "evidence.h"
+#include "skip.h"
 
 #define PEER_SEARCHES 64 /* packets for which the other end is looked for each time; then for one in as many */
-#define LARGEST_CHUNK 65536
-#define LARGEST_PACKET (8 * LARGEST_CHUNK) /* BIG TCP's limit; what is longer is counted as skipped */
-
-/* The same n, written so that every verifier sees 1 <= n <= max (a power of two): 6.1 learns nothing from "n != 0". */
-static __always_inline __u32 bounded(__u32 n, __u32 max)
-{
-	asm volatile(""
-		     : "+r"(n));
-	return ((n - 1) & (max - 1)) + 1;
-}
-
-static __always_inline void count_unreadable(void)
-{
-	struct counters *c = own_counters();
-
-	if (c)
-		__sync_fetch_and_add(&c->unreadable_packets, 1);
-}
-
-static __always_inline void count_untracked(void)
-{
-	struct counters *c = own_counters();
-
-	if (c)
-		__sync_fetch_and_add(&c->untracked_sockets, 1);
-}
-
-static __always_inline void count_sampled_out(void)
-{
-	struct counters *c = own_counters();
-
-	if (c)
-		__sync_fetch_and_add(&c->sampled_out_packets, 1);
-}
-
-static __always_inline void fill_segment(struct segment_record *r, struct packet *p, struct socket_state *s, __u32 offset,
-					 __u32 captured)
-{
-	fill_head(&r->head, RECORD_SEGMENT, s->cookie);
-	r->head.direction = p->direction;
-	r->sequence = p->sequence;
-	r->acknowledged = p->acknowledged;
-	r->length = p->length;
-	r->offset = offset;
-	r->captured = captured;
-	r->lost = s->lost[p->direction & 1];
-	if (captured == LARGEST_CHUNK && offset + captured < p->length && offset + captured < LARGEST_PACKET)
-		r->head.flags = SEGMENT_MORE;
-}
-
-/*
- * Copies `captured` bytes from `offset` on into one record with room for SIZE bytes; false if they are lost. One function
- * per size, without a loop, because a reservation's size must be a constant.
- */
-#define DEFINE_EMIT(SIZE)                                                                                        \
-	static __always_inline bool emit_##SIZE(struct __sk_buff *skb, struct packet *p, struct socket_state *s, \
-						__u32 offset, __u32 captured)                                    \
-	{                                                                                                        \
-		struct {                                                                                         \
-			struct segment_record segment;                                                           \
-			__u8 bytes[SIZE];                                                                        \
-		} *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);                                                \
-                                                                                                                 \
-		if (!r) {                                                                                        \
-			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                     \
-			count_ring_full(captured);                                                               \
-			return false;                                                                            \
-		}                                                                                                \
-		fill_segment(&r->segment, p, s, offset, captured);                                               \
-		if (bpf_skb_load_bytes(skb, p->payload + offset, r->bytes, bounded(captured, SIZE))) {           \
-			bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);                                                \
-			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                     \
-			count_unreadable();                                                                      \
-			return false;                                                                            \
-		}                                                                                                \
-		bpf_ringbuf_submit(r, wake_flags());                                                             \
-		return true;                                                                                     \
-	}
-DEFINE_EMIT(256)
-DEFINE_EMIT(1024)
-DEFINE_EMIT(4096)
-DEFINE_EMIT(16384)
-DEFINE_EMIT(32768)
-DEFINE_EMIT(65536)
-
-/*
- * Copies the packet's payload from `offset` to `end`, or as much of it as a record holds. How many bytes of it are in the
- * ring: the whole of it, or 0.
- */
-__noinline __u32 emit(struct __sk_buff *skb, struct packet *p, struct socket_state *s, __u32 offset, __u32 end)
-{
-	__u32 n = end - offset;
-	bool emitted;
-
-	if (!p || !s || end <= offset)
-		return 0;
-	if (n > LARGEST_CHUNK)
-		n = LARGEST_CHUNK;
-	if (n <= 256)
-		emitted = emit_256(skb, p, s, offset, n);
-	else if (n <= 1024)
-		emitted = emit_1024(skb, p, s, offset, n);
-	else if (n <= 4096)
-		emitted = emit_4096(skb, p, s, offset, n);
-	else if (n <= 16384)
-		emitted = emit_16384(skb, p, s, offset, n);
-	else if (n <= 32768)
-		emitted = emit_32768(skb, p, s, offset, n);
-	else
-		emitted = emit_65536(skb, p, s, offset, n);
-	return emitted ? n : 0;
-}
-
-/* More than a record holds: BIG TCP, and loopback packets of recent kernels. */
-static __always_inline __u32 emit_big(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
-{
-	__u32 captured = 0;
-
-	for (__u32 offset = 0; offset < LARGEST_PACKET; offset += LARGEST_CHUNK) {
-		if (offset >= p->length)
-			break;
-		captured += emit(skb, p, s, offset, p->length);
-	}
-	return captured;
-}
 
 /* Copies a packet of a watched socket, and counts it: payload = captured + skipped + what did not fit into the ring. */
 __noinline int take(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct counters *c = own_counters();
-	__u32 captured;
+	__u32 end;
 
 	if (!p || !s || !c)
 		return 0;
-	if (p->length <= LARGEST_CHUNK)
-		captured = emit(skb, p, s, 0, p->length);
-	else
-		captured = emit_big(skb, p, s);
+	end = p->length < LARGEST_PACKET ? p->length : LARGEST_PACKET;
+	p->more = 0;
+	p->captured = 0;
+	p->skipped = p->length - end;
+	if (!may_skip(p, s) || !skip_bodies(skb, p, s))
+		p->captured = emit_range(skb, p, s, 0, end);
 	__sync_fetch_and_add(&c->packets, 1);
 	__sync_fetch_and_add(&c->payload_bytes, p->length);
-	__sync_fetch_and_add(&c->captured_bytes, captured);
-	if (p->length > LARGEST_PACKET)
-		__sync_fetch_and_add(&c->skipped_bytes, p->length - LARGEST_PACKET);
+	__sync_fetch_and_add(&c->captured_bytes, p->captured);
+	if (p->skipped)
+		__sync_fetch_and_add(&c->skipped_bytes, p->skipped);
 	return 0;
 }
 

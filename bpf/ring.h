@@ -41,6 +41,30 @@ static __always_inline void count_ring_full(__u32 bytes)
 	}
 }
 
+static __always_inline void count_unreadable(void)
+{
+	struct counters *c = own_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->unreadable_packets, 1);
+}
+
+static __always_inline void count_untracked(void)
+{
+	struct counters *c = own_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->untracked_sockets, 1);
+}
+
+static __always_inline void count_sampled_out(void)
+{
+	struct counters *c = own_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->sampled_out_packets, 1);
+}
+
 static __always_inline void fill_head(struct record_head *head, enum record_kind kind, __u64 cookie)
 {
 	__builtin_memset(head, 0, sizeof(*head));

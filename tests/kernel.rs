@@ -14,3 +14,5 @@ mod connections;
 mod harm;
 #[path = "kernel/rules.rs"]
 mod rules;
+#[path = "kernel/skip.rs"]
+mod skip;
