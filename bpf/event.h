@@ -9,8 +9,8 @@
 #ifndef ACKTRAIL_EVENT_H
 #define ACKTRAIL_EVENT_H
 
-#define LAYOUT(type, field, offset, size)                                                                              \
-	_Static_assert(__builtin_offsetof(struct type, field) == (offset), #type "." #field " moved");                 \
+#define LAYOUT(type, field, offset, size)                                                              \
+	_Static_assert(__builtin_offsetof(struct type, field) == (offset), #type "." #field " moved"); \
 	_Static_assert(sizeof(((struct type *)0)->field) == (size), #type "." #field " has another size")
 #define LAYOUT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), #type " has another size")
 
@@ -155,8 +155,10 @@ enum reader_state {
 	READER_ASLEEP = 2,  /* sleeps: wake it for the first record */
 };
 
+#define WATCH_PORTS 64
+
 /*
- * The page that userspace writes without a system call. Rules are read by every packet, the reader's state is written
+ * The page that userspace writes without a system call, and so without privileges on every kernel. Rules are read by every packet, the reader's state is written
  * by both sides: they sit on cache lines of their own.
  */
 struct control {
@@ -170,6 +172,9 @@ struct control {
 	__u32 pad[9];
 	__u32 reader_state;
 	__u32 pad2[15];
+	__u32 watch_ports_used;
+	__u16 watch_ports[WATCH_PORTS]; /* of brokers: configured, or of listening sockets found; at either end */
+	__u32 pad3[31];
 };
 LAYOUT(control, rules_generation, 0, 4);
 LAYOUT(control, unmatched, 4, 4);
@@ -179,7 +184,9 @@ LAYOUT(control, skip_from_bytes, 16, 4);
 LAYOUT(control, wake_bytes, 20, 4);
 LAYOUT(control, announce_listeners, 24, 4);
 LAYOUT(control, reader_state, 64, 4);
-LAYOUT_SIZE(control, 128);
+LAYOUT(control, watch_ports_used, 128, 4);
+LAYOUT(control, watch_ports, 132, 128);
+LAYOUT_SIZE(control, 384);
 
 /* One per processor, cumulative. The units are in the names. */
 struct counters {

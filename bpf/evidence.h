@@ -25,8 +25,24 @@ enum evidence {
 static __always_inline bool is_basic_method(__u16 method)
 {
 	switch (method) {
-	case 10: case 11: case 20: case 21: case 30: case 31: case 40: case 50: case 60:
-	case 70: case 71: case 72: case 80: case 90: case 100: case 110: case 111: case 120:
+	case 10:
+	case 11:
+	case 20:
+	case 21:
+	case 30:
+	case 31:
+	case 40:
+	case 50:
+	case 60:
+	case 70:
+	case 71:
+	case 72:
+	case 80:
+	case 90:
+	case 100:
+	case 110:
+	case 111:
+	case 120:
 		return true;
 	}
 	return false;

@@ -81,14 +81,6 @@ struct {
 	__type(value, struct taken);
 } captured_egress SEC(".maps");
 
-/* Ports of brokers: configured, or of listening sockets found. Written by userspace, which reports a full map. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u16);
-	__type(value, __u8);
-} watch_ports SEC(".maps");
-
 /* Ids of the cgroups that limit what is watched, with all below them. Written by userspace, which reports a full map. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

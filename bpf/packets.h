@@ -20,7 +20,8 @@
 /* The same n, written so that every verifier sees 1 <= n <= max (a power of two): 6.1 learns nothing from "n != 0". */
 static __always_inline __u32 bounded(__u32 n, __u32 max)
 {
-	asm volatile("" : "+r"(n));
+	asm volatile(""
+		     : "+r"(n));
 	return ((n - 1) & (max - 1)) + 1;
 }
 
@@ -67,29 +68,29 @@ static __always_inline void fill_segment(struct segment_record *r, struct packet
  * Copies `captured` bytes from `offset` on into one record with room for SIZE bytes; false if they are lost. One function
  * per size, without a loop, because a reservation's size must be a constant.
  */
-#define DEFINE_EMIT(SIZE)                                                                                              \
-	static __always_inline bool emit_##SIZE(struct __sk_buff *skb, struct packet *p, struct socket_state *s,            \
-					   __u32 offset, __u32 captured)                                               \
-	{                                                                                                              \
-		struct {                                                                                               \
-			struct segment_record segment;                                                                 \
-			__u8 bytes[SIZE];                                                                              \
-		} *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);                                                      \
-                                                                                                                       \
-		if (!r) {                                                                                              \
-			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                           \
-			count_ring_full(captured);                                                                     \
-			return false;                                                                                  \
-		}                                                                                                      \
-		fill_segment(&r->segment, p, s, offset, captured);                                                     \
-		if (bpf_skb_load_bytes(skb, p->payload + offset, r->bytes, bounded(captured, SIZE))) {                 \
-			bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);                                                      \
-			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                           \
-			count_unreadable();                                                                            \
-			return false;                                                                                  \
-		}                                                                                                      \
-		bpf_ringbuf_submit(r, wake_flags());                                                                   \
-		return true;                                                                                           \
+#define DEFINE_EMIT(SIZE)                                                                                        \
+	static __always_inline bool emit_##SIZE(struct __sk_buff *skb, struct packet *p, struct socket_state *s, \
+						__u32 offset, __u32 captured)                                    \
+	{                                                                                                        \
+		struct {                                                                                         \
+			struct segment_record segment;                                                           \
+			__u8 bytes[SIZE];                                                                        \
+		} *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);                                                \
+                                                                                                                 \
+		if (!r) {                                                                                        \
+			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                     \
+			count_ring_full(captured);                                                               \
+			return false;                                                                            \
+		}                                                                                                \
+		fill_segment(&r->segment, p, s, offset, captured);                                               \
+		if (bpf_skb_load_bytes(skb, p->payload + offset, r->bytes, bounded(captured, SIZE))) {           \
+			bpf_ringbuf_discard(r, BPF_RB_NO_WAKEUP);                                                \
+			__sync_fetch_and_add(&s->lost[p->direction & 1], 1);                                     \
+			count_unreadable();                                                                      \
+			return false;                                                                            \
+		}                                                                                                \
+		bpf_ringbuf_submit(r, wake_flags());                                                             \
+		return true;                                                                                     \
 	}
 DEFINE_EMIT(256)
 DEFINE_EMIT(1024)
@@ -236,7 +237,7 @@ static __always_inline bool uninteresting(struct socket_state *s, __u32 directio
 static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 {
 	struct bpf_sock *sk = skb->sk;
-	struct packet p = { .direction = direction };
+	struct packet p = {.direction = direction};
 	struct socket_state *s;
 	int parsed;
 

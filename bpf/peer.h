@@ -58,7 +58,7 @@ __noinline int unlist_egress(struct socket_state *s)
 /* The end that sends what this one receives, if its egress is captured. */
 static __always_inline struct taken *find_peer(struct socket_state *s)
 {
-	struct flow flow = { .sender_start = s->receive_start, .receiver_start = s->send_start };
+	struct flow flow = {.sender_start = s->receive_start, .receiver_start = s->send_start};
 	struct taken *peer = bpf_map_lookup_elem(&captured_egress, &flow);
 
 	if (peer || s->flags & STATE_FROM_START)

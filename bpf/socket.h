@@ -36,13 +36,19 @@ static __always_inline void read_endpoints(struct tcp_sock *tp, struct endpoints
 }
 
 /* The broker's port of a connection, 0 if neither is one. A remote one wins: this end would be a client there. */
-static __always_inline __u16 broker_port_of(__u16 local_port, __u16 remote_port)
+__noinline __u16 broker_port_of(__u16 local_port, __u16 remote_port)
 {
-	if (bpf_map_lookup_elem(&watch_ports, &remote_port))
-		return remote_port;
-	if (bpf_map_lookup_elem(&watch_ports, &local_port))
-		return local_port;
-	return 0;
+	__u16 found = 0;
+
+	for (__u32 i = 0; i < WATCH_PORTS && i < control.watch_ports_used; i++) {
+		__u16 port = control.watch_ports[i];
+
+		if (port == remote_port)
+			return port;
+		if (port == local_port)
+			found = port;
+	}
+	return found;
 }
 
 /* Whether the socket's cgroup or one above it is configured. */

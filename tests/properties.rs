@@ -21,10 +21,10 @@ fn follow(starts: [u32; 2], pieces: &[Piece]) -> Vec<Operation> {
     follower.outcome()
 }
 
-const CUTS: u32 = 600;
-const HOLES: u32 = 1500;
-const RECOVERIES: u32 = 1500;
-const LATE: u32 = 1500;
+const CUTS: u32 = 3000;
+const HOLES: u32 = 8000;
+const RECOVERIES: u32 = 6000;
+const LATE: u32 = 8000;
 
 proptest! {
     #![proptest_config(config(CUTS))]

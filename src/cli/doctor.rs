@@ -75,7 +75,7 @@ impl Report {
 
     /// Appends the report for people: a line per item, its advice below, and the verdict.
     pub fn render(&self, width: usize, colors: bool, out: &mut String) {
-        let names = self.items.iter().map(|item| super::terminal::columns(&item.name)).max().unwrap_or(0).min(28);
+        let names = self.items.iter().map(|item| super::terminal::columns(&item.name)).max().unwrap_or(0).min(36);
         let indent = names + 11;
         for item in &self.items {
             let name = super::terminal::fit(&item.name, names, super::terminal::Align::Left);

@@ -27,7 +27,7 @@ pub struct Outputs {
     lines: Option<JsonLines<Box<dyn Write>>>,
     summary: Option<File>,
     interval: Duration,
-    next_summary: Option<Instant>,
+    next_summary: Option<Timestamp>,
     totals: Totals,
     latencies: Latencies,
     view: Option<View>,
@@ -119,17 +119,16 @@ impl Outputs {
     }
 
     /// The capture is attached to this kernel.
+    #[cfg(feature = "kernel")]
     pub fn attached(&mut self, kernel: Option<String>, time: Timestamp) {
         self.kernel = kernel;
         self.attached_at = Some(time);
-        self.next_summary = (!self.interval.is_zero()).then(|| Instant::now() + self.interval);
     }
 
     /// Writes what is due: buffered lines, a summary.
     pub fn poll(&mut self, pipeline: &Pipeline, now: Timestamp, losses: &[Loss]) {
-        let instant = Instant::now();
-        if self.next_summary.is_some_and(|due| due <= instant) {
-            self.next_summary = Some(instant + self.interval);
+        if self.next_summary.is_some_and(|due| due <= now) {
+            self.next_summary = Some(now.plus(self.interval));
             let line = self.summary_line(pipeline, now, losses);
             if let Some(lines) = &mut self.lines {
                 lines.line(&line);
@@ -144,10 +143,17 @@ impl Outputs {
             telemetry.poll(now, || all_losses(pipeline, losses));
         }
         if let Some(lines) = &mut self.lines {
-            lines.poll(instant);
+            lines.poll(Instant::now());
             if let Some(failure) = lines.take_failure() {
                 say(&format!("writing JSON lines: {failure}"));
             }
+        }
+    }
+
+    /// As [`Outputs::poll`], at the time of the last record: a replay has no other clock.
+    pub fn poll_replay(&mut self, pipeline: &Pipeline) {
+        if self.next_summary.is_some_and(|due| due <= self.last) {
+            self.poll(pipeline, self.last, &[]);
         }
     }
 
@@ -216,7 +222,10 @@ impl Outputs {
 
     /// A record of this time was handled.
     pub fn saw(&mut self, time: Timestamp) {
-        self.first.get_or_insert(time);
+        if self.first.is_none() {
+            self.first = Some(time);
+            self.next_summary = (!self.interval.is_zero()).then(|| time.plus(self.interval));
+        }
         self.last = self.last.max(time);
     }
 

@@ -37,7 +37,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
             pipeline.handle(record, &mut outputs);
         });
         match step {
-            Ok(true) => {}
+            Ok(true) => outputs.poll_replay(&pipeline),
             Ok(false) => break None,
             Err(error) => break Some(error),
         }

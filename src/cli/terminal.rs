@@ -150,6 +150,9 @@ pub fn fit(text: &str, width: usize, align: Align) -> String {
     }
 }
 
+/// Names cut shorter than this say nothing any more.
+const NARROWEST: usize = 20;
+
 /// A table: a heading, rows, and how each column is aligned. Left-aligned columns give way where it does not fit.
 pub struct Table {
     heading: Vec<(String, Align)>,
@@ -195,7 +198,8 @@ impl Table {
         let mut excess = (widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).saturating_sub(total);
         while excess > 0 {
             let texts = widths.iter_mut().zip(&self.heading).filter(|(_, (_, align))| *align == Align::Left);
-            let Some((widest, _)) = texts.max_by_key(|(width, _)| **width).filter(|(width, _)| **width > 8) else {
+            let Some((widest, _)) = texts.max_by_key(|(width, _)| **width).filter(|(width, _)| **width > NARROWEST)
+            else {
                 break;
             };
             *widest -= 1;
@@ -247,8 +251,8 @@ mod tests {
         table.row(vec![("orders".to_owned(), Style::Plain), ("12".to_owned(), Style::Green)]);
         table.row(vec![("a-queue-with-a-very-long-name".to_owned(), Style::Plain), ("3".to_owned(), Style::Plain)]);
         let mut out = String::new();
-        table.render(25, false, &mut out);
-        assert_eq!(out, "queue               acked\norders                 12\na-queue-with-a-ve…      3\n");
+        table.render(27, false, &mut out);
+        assert_eq!(out, "queue                 acked\norders                   12\na-queue-with-a-very…      3\n");
         let mut coloured = String::new();
         table.render(25, true, &mut coloured);
         assert!(coloured.contains("\x1b[32m    12") || coloured.contains("\x1b[32m   12"), "{coloured:?}");

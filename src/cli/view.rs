@@ -40,6 +40,7 @@ impl View {
     }
 
     /// The terminal has another width now.
+    #[cfg(feature = "kernel")]
     pub fn resize(&mut self, config: &Config) {
         if let Form::Table(live) = &mut self.form {
             *live = layout(config);

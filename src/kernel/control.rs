@@ -3,10 +3,13 @@
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::Verdict;
 use super::mapping::{Mapping, page_size};
+
+/// How many ports can be watched (`WATCH_PORTS` in the header).
+pub(super) const WATCH_PORTS: usize = 64;
 
 /// What the reader is doing: decides whether and when a program wakes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,38 @@ impl Control {
         self.set(offset_of!(Layout, announce_listeners), announce.into());
     }
 
+    /// Adds a port to the watched ones; false if there is no room. Without effect on sockets until the next generation.
+    pub(super) fn watch_port(&self, port: u16) -> bool {
+        let used = self.watched().len();
+        if self.watched().contains(&port) {
+            return true;
+        }
+        if used == WATCH_PORTS {
+            return false;
+        }
+        self.port(used).store(port, Ordering::SeqCst);
+        self.set(offset_of!(Layout, watch_ports_used), used as u32 + 1);
+        true
+    }
+
+    /// Takes a port out of the watched ones, if it is among them.
+    pub(super) fn unwatch_port(&self, port: u16) {
+        let watched = self.watched();
+        if let (Some(at), Some(last)) = (watched.iter().position(|known| *known == port), watched.last()) {
+            self.port(at).store(*last, Ordering::SeqCst);
+            self.set(offset_of!(Layout, watch_ports_used), watched.len() as u32 - 1);
+        }
+    }
+
+    fn watched(&self) -> Vec<u16> {
+        let used = self.page.u32(offset_of!(Layout, watch_ports_used)).load(Ordering::Relaxed) as usize;
+        (0..used.min(WATCH_PORTS)).map(|at| self.port(at).load(Ordering::Relaxed)).collect()
+    }
+
+    fn port(&self, at: usize) -> &AtomicU16 {
+        self.page.u16(offset_of!(Layout, watch_ports) + 2 * at)
+    }
+
     pub(super) fn set_reader(&self, reader: Reader) {
         self.set(offset_of!(Layout, reader_state), reader as u32);
     }
@@ -88,11 +123,33 @@ struct Layout {
     pad: [u32; 9],
     reader_state: u32,
     pad2: [u32; 15],
+    watch_ports_used: u32,
+    watch_ports: [u16; WATCH_PORTS],
+    pad3: [u32; 31],
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn ports_come_and_go_and_are_bounded() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(page_size() as u64).unwrap();
+        let control = Control::map(file.as_fd()).unwrap();
+        for port in 1..=WATCH_PORTS as u16 {
+            assert!(control.watch_port(port));
+        }
+        assert!(!control.watch_port(9_999), "no room");
+        assert!(control.watch_port(7), "known already");
+        control.unwatch_port(9_999);
+        control.unwatch_port(1);
+        assert!(control.watch_port(9_999));
+        let watched = control.watched();
+        assert_eq!(watched.len(), WATCH_PORTS);
+        assert!(!watched.contains(&1) && watched.contains(&9_999) && watched.contains(&64));
+    }
 
     #[test]
     fn the_layout_is_that_of_the_header() {
@@ -106,11 +163,14 @@ mod tests {
             ("wake_bytes", offset_of!(Layout, wake_bytes)),
             ("announce_listeners", offset_of!(Layout, announce_listeners)),
             ("reader_state", offset_of!(Layout, reader_state)),
+            ("watch_ports_used", offset_of!(Layout, watch_ports_used)),
         ] {
             let line = format!("LAYOUT(control, {field}, {offset}, 4);");
             assert!(header.contains(&line), "{line}");
         }
         assert!(header.contains(&format!("LAYOUT_SIZE(control, {});", Control::BYTES)));
+        let ports = format!("LAYOUT(control, watch_ports, {}, {});", offset_of!(Layout, watch_ports), 2 * WATCH_PORTS);
+        assert!(header.contains(&ports) && header.contains(&format!("#define WATCH_PORTS {WATCH_PORTS}\n")));
         for (name, value) in [
             ("VERDICT_UNKNOWN", Verdict::Unknown as u32),
             ("VERDICT_WATCH", Verdict::Watch as u32),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A shared mapping. Its memory changes under our hands: it is only read through atomics, or where the kernel's protocol
 /// says that a range is at rest.
@@ -42,6 +42,13 @@ impl Mapping {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.length);
         // SAFETY: inside of the mapping, aligned (mappings begin at a page), and only ever accessed atomically by us.
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(offset).cast()) }
+    }
+
+    /// The aligned 16-bit word at `offset`. Panics like [`Mapping::u32`].
+    pub(super) fn u16(&self, offset: usize) -> &AtomicU16 {
+        assert!(offset.is_multiple_of(2) && offset + 2 <= self.length);
+        // SAFETY: as above.
+        unsafe { AtomicU16::from_ptr(self.start.as_ptr().add(offset).cast()) }
     }
 
     /// The aligned 64-bit word at `offset`. Panics like [`Mapping::u32`].

@@ -124,6 +124,8 @@ struct ReaderState {
     idle: u32,
 }
 
+const TOO_MANY_PORTS: &str = "no more than 64 ports can be watched";
+
 /// Records taken per poll, so that the caller's other duties are never far away.
 const BATCH: usize = 4096;
 /// How long the reader naps while records keep coming: a wake-up per record would cost more than the records.
@@ -183,7 +185,7 @@ impl Capture {
         self.malformed += malformed;
         for listener in listeners {
             if let Some(port) = self.brokers.consider(listener) {
-                // Without the privilege that kernels before 5.19 want for it, first bytes still tell.
+                // Without room for it, first bytes still tell.
                 self.refused_ports += u64::from(self.watch_port(port).is_err());
             }
         }
@@ -212,26 +214,29 @@ impl Capture {
         self.brokers.found()
     }
 
-    /// Ports of brokers found while running that the kernel would not take into the rules without privileges.
+    /// Ports of brokers found that there was no room for among the rules.
     pub fn refused_ports(&self) -> u64 {
         self.refused_ports
     }
 
-    /// Watches a broker's port from now on, also on connections that are open.
+    /// Watches a broker's port from now on, also on connections that are open. Fails if there is no room for more ports
+    /// (64).
     pub fn watch_port(&self, port: u16) -> io::Result<()> {
-        put(&self.maps.watch_ports, &port.to_ne_bytes(), &[1])?;
+        if !self.control.watch_port(port) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, TOO_MANY_PORTS));
+        }
         self.control.next_generation();
         Ok(())
     }
 
     /// Watches a port no longer. It is no error if it was not.
     pub fn unwatch_port(&self, port: u16) -> io::Result<()> {
-        remove(&self.maps.watch_ports, &port.to_ne_bytes())?;
+        self.control.unwatch_port(port);
         self.control.next_generation();
         Ok(())
     }
 
-    /// Watches sockets of these cgroups only; with none, of all.
+    /// Watches sockets of these cgroups only; with none, of all. Kernels before 5.19 refuse that without privileges.
     pub fn set_cgroups(&self, paths: &[PathBuf]) -> Result<(), SetupError> {
         let ids = cgroup_ids(paths)?;
         let rules = |source| SetupError::Io { what: "changing the rules", source };
@@ -246,7 +251,8 @@ impl Capture {
         Ok(())
     }
 
-    /// Forces a verdict upon one socket, or leaves it to the rules again.
+    /// Forces a verdict upon one socket, or leaves it to the rules again. Kernels before 5.19 refuse that without
+    /// privileges.
     pub fn override_cookie(&self, cookie: Cookie, verdict: Option<Verdict>) -> io::Result<()> {
         match verdict {
             Some(verdict) => put(&self.maps.overrides, &cookie.0.to_ne_bytes(), &(verdict as u32).to_ne_bytes())?,
@@ -385,8 +391,8 @@ impl Rules {
 
     fn write(&self, maps: &Maps, control: &Control) -> Result<(), SetupError> {
         let rules = |source| SetupError::Io { what: "writing the rules", source };
-        for port in &self.ports {
-            put(&maps.watch_ports, &port.to_ne_bytes(), &[1]).map_err(rules)?;
+        if !self.ports.iter().all(|port| control.watch_port(*port)) {
+            return Err(SetupError::Option(TOO_MANY_PORTS));
         }
         for id in &self.cgroups {
             put(&maps.watch_cgroups, &id.to_ne_bytes(), &[1]).map_err(rules)?;

@@ -146,7 +146,7 @@ fn late_rules() -> Finding {
         let detail = "ports and cgroups are fixed once privileges are dropped";
         return finding_of(NAME, Standing::Degraded, detail.to_owned(), Some(advice));
     }
-    finding_of(NAME, Standing::Ok, "ports and cgroups can be changed without privileges".to_owned(), None)
+    finding_of(NAME, Standing::Ok, "everything can be changed without privileges".to_owned(), None)
 }
 
 /// Maps count towards RLIMIT_MEMLOCK before 5.11 only; since then towards the cgroup's memory.

@@ -93,7 +93,6 @@ pub(super) struct Maps {
     pub(super) ring: MapHandle,
     pub(super) counters: MapHandle,
     pub(super) control: MapHandle,
-    pub(super) watch_ports: MapHandle,
     pub(super) watch_cgroups: MapHandle,
     pub(super) overrides: MapHandle,
 }
@@ -133,7 +132,6 @@ impl<'obj> Loaded<'obj> {
             ring: MapHandle::try_from(&maps.ring).map_err(failed)?,
             counters: MapHandle::try_from(&maps.counters).map_err(failed)?,
             control: MapHandle::try_from(&maps.bss).map_err(failed)?,
-            watch_ports: MapHandle::try_from(&maps.watch_ports).map_err(failed)?,
             watch_cgroups: MapHandle::try_from(&maps.watch_cgroups).map_err(failed)?,
             overrides: MapHandle::try_from(&maps.overrides).map_err(failed)?,
         };

@@ -83,6 +83,7 @@ pub(super) struct Messages {
     next_sequence: u64,
     limits: MessageLimits,
     /// Messages whose fate was open when they had to be forgotten, since somebody took them from here.
+    #[expect(clippy::vec_box, reason = "they are in boxes already")]
     pub evicted: Vec<Box<Message>>,
 }
 

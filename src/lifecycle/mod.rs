@@ -322,6 +322,11 @@ impl Lifecycles {
         self.connection(id).party.clone()
     }
 
+    /// Whether a channel was closed, and not opened again since.
+    fn is_ended(&mut self, id: ChannelId) -> bool {
+        self.connection(id.connection).ended.get(&id.number) == Some(&id.incarnation)
+    }
+
     fn channel(&mut self, id: ChannelId) -> &mut Channel {
         self.connection(id.connection).channels.entry((id.number, id.incarnation)).or_default()
     }

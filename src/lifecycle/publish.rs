@@ -49,7 +49,7 @@ impl Lifecycles {
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
         let reference = self.messages.insert(entry);
-        let ended = self.connection(channel.connection).ended.get(&channel.number) == Some(&channel.incarnation);
+        let ended = self.is_ended(channel);
         if !ended {
             let channel = self.channel(channel);
             let refused = match tag {

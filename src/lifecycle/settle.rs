@@ -37,6 +37,10 @@ impl Lifecycles {
         outcome: Outcome,
         observer: &mut dyn Observer,
     ) {
+        if self.is_ended(id) {
+            // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
+            return;
+        }
         let party = self.party(id.connection);
         let channel = self.channel(id);
         channel.settles = true;
@@ -166,6 +170,12 @@ impl Lifecycles {
         connection: bool,
         observer: &mut dyn Observer,
     ) {
+        let known = self.connection(id.connection);
+        let closed_before = known.ended.insert(id.number, id.incarnation) == Some(id.incarnation);
+        if closed_before && !known.channels.contains_key(&(id.number, id.incarnation)) {
+            // The close-ok of a close that was told already.
+            return;
+        }
         let party = self.party(id.connection);
         let name = if connection { "connection_closed" } else { "channel_closed" };
         let name = if by.is_none() { "connection_lost" } else { name };
@@ -175,7 +185,6 @@ impl Lifecycles {
         event.attributes.error_text = error.map(|error| &error.text);
         observer.event(&event);
         let known = self.connection(id.connection);
-        known.ended.insert(id.number, id.incarnation);
         let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
         self.publishes_ended(time, &channel, by, error, observer);
         let reason = if timed_out(error) {

@@ -40,6 +40,7 @@ fn a_full_ring_is_counted_to_the_byte() {
     pair.exchange(b"last", b"answer");
     unannounced.exchange(b"found", b"found");
     let ends = [&pair, &unannounced].map(|pair| (pair.client_address(), pair.server_address()));
+    let retransmitted = [&pair, &unannounced].iter().any(|pair| pair.retransmitted());
     pair.close();
     unannounced.close();
     tap.until("all ends", |tap| tap.closed.len() == 4);
@@ -67,7 +68,9 @@ fn a_full_ring_is_counted_to_the_byte() {
             missing_bytes += missing as u64;
         }
     }
-    assert_eq!(missing_bytes, counters.ring_full_bytes);
+    // What TCP sent again was lost again.
+    assert!(missing_bytes <= counters.ring_full_bytes);
+    assert!(missing_bytes == counters.ring_full_bytes || retransmitted);
     assert!(lost_segments > 0 && lost_segments <= counters.ring_full_records, "{lost_segments} {counters:?}");
 }
 
@@ -143,7 +146,9 @@ fn without_privileges() {
     assert_eq!(bytes.len(), "ringreadsnew ruleworks".len());
     assert_eq!(tap.capture.counters().captured_bytes, bytes.len() as u64);
     let cookie = tap.sockets.first().unwrap().cookie;
-    tap.capture.override_cookie(cookie, None).unwrap();
+    // The one thing that kernels before 5.19 refuse, and the doctor says so.
+    let late_rules = probe(&only(21042)).into_iter().find(|finding| finding.name == "rules at run time").unwrap();
+    assert_eq!(tap.capture.override_cookie(cookie, None).is_ok(), late_rules.standing == Standing::Ok);
 }
 
 /// The kernel's ids of everything that a process holds through BPF links: links, their programs, the programs' maps.

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,20 @@ impl Pair {
     /// The server's own address, as the client sees it.
     pub fn server_address(&self) -> SocketAddr {
         self.client.peer_addr().unwrap()
+    }
+
+    /// Whether either end has sent something twice.
+    pub fn retransmitted(&self) -> bool {
+        [&self.client, &self.server].iter().any(|end| {
+            // SAFETY: plain numbers, all of them valid as zero; the kernel fills in at most as many bytes as told.
+            let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+            let mut length = size_of_val(&info) as libc::socklen_t;
+            let (at, level, name) = (&raw mut info, libc::IPPROTO_TCP, libc::TCP_INFO);
+            // SAFETY: as above.
+            let result = unsafe { libc::getsockopt(end.as_raw_fd(), level, name, at.cast(), &mut length) };
+            assert_eq!(result, 0);
+            info.tcpi_total_retrans > 0
+        })
     }
 
     pub fn close(self) {
