@@ -41,8 +41,8 @@ everything() {
     # Without its tools nothing below says anything.
     [ $failed = 0 ] || return
     lint
-    step core cargo test --locked --no-default-features
-    step all-features cargo test --locked
+    step core cargo test --locked --no-fail-fast --no-default-features
+    step all-features cargo test --locked --no-fail-fast
     if [ "$(id -u)" = 0 ]; then
         step kernel cargo test --locked --test kernel -- --ignored --test-threads=1
     else
