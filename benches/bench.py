@@ -26,7 +26,7 @@ from truth.agent import Agent, binary  # noqa: E402
 from truth.broker import Broker  # noqa: E402
 from truth.check import losses  # noqa: E402
 from truth.disturbed import loaded, owned  # noqa: E402
-from truth.places import REPOSITORY, WORK, free_port, spawn, stop  # noqa: E402
+from truth.places import REPOSITORY, WORK, alone, free_port, spawn, stop  # noqa: E402
 
 MODES = {
     "auto-ack": ["-a"],
@@ -305,6 +305,7 @@ def main():
     options.add_argument("--broker", default="3.10")
     chosen = options.parse_args()
     directory = WORK / "bench"
+    alone("bench")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     text = f"Measured by `make bench`: {machine()}, RabbitMQ {chosen.broker}, PerfTest 1 → 1 with 100-byte bodies, "

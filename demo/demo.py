@@ -17,7 +17,7 @@ sys.path.insert(0, str(HERE.parent / "tests/brokers"))
 
 from truth.agent import Agent, binary  # noqa: E402
 from truth.broker import Broker  # noqa: E402
-from truth.places import WORK, spawn, stop  # noqa: E402
+from truth.places import WORK, alone, spawn, stop  # noqa: E402
 
 ROLES = ("billing", "shipping", "mail", "audit", "shop")
 
@@ -35,6 +35,7 @@ def main():
         sys.exit("demo: acktrail attaches to the kernel: this needs root (sudo make demo)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = WORK / "demo"
+    alone("demo")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     began = time.monotonic()

@@ -26,7 +26,7 @@ class Broker:
 
     def __init__(self, version="3.10", directory=None, counters=True, policies=()):
         self.version = version
-        self.directory = pathlib.Path(directory or WORK / f"broker-{version}").resolve()
+        self.directory = pathlib.Path(directory or WORK / f"broker-{version}-{os.getpid()}").resolve()
         self.port, self.dist_port, self.epmd_port = free_port(), free_port(), free_port()
         self.metrics_port = free_port() if counters else None
         self.policies = list(policies)

@@ -19,7 +19,7 @@ from .check import Checker, Seen, explain, flatten, losses, matches, nanoseconds
 from .expect import ANY, expect
 from .log import read
 from .oracle import Capture
-from .places import REPOSITORY, WORK, spawn
+from .places import REPOSITORY, WORK, alone, spawn
 from .run import Tally
 
 SECOND = 1_000_000_000
@@ -270,11 +270,12 @@ def main():
     options.add_argument("--directory", type=pathlib.Path)
     chosen = options.parse_args()
     tally = Tally()
+    alone("truth")
     for version in chosen.broker or VERSIONS:
         directory = (chosen.directory or WORK / "truth") / f"disturbed-{version}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        with Broker(version, counters=False) as broker:
+        with Broker(version, directory / "broker", counters=False) as broker:
             print(f"RabbitMQ {version} on port {broker.port}", flush=True)
             for name in chosen.only or PARTS:
                 PARTS[name](broker, directory, tally)

@@ -1,6 +1,7 @@
 """Where things are: the repository, the work directory, free ports, child processes that cannot outlive their parent."""
 
 import ctypes
+import fcntl
 import os
 import pathlib
 import random
@@ -14,6 +15,7 @@ WORK = pathlib.Path(os.environ.get("ACKTRAIL_WORK") or REPOSITORY / ".work")
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 _given = set()
+_locks = []
 
 
 def free_port():
@@ -34,6 +36,18 @@ def free_port():
             except OSError:
                 continue
     raise RuntimeError(f"no free port in {first}-{last}")
+
+
+def alone(name):
+    """Waits until no other run of this machine uses the same part of the work directory; holds it until the process ends."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    lock = open(WORK / f"{name}.lock", "w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"another run uses {WORK}/{name}; waiting for its end", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    _locks.append(lock)
 
 
 def spawn(command, **options):

@@ -24,7 +24,7 @@ from .check import Checker, Seen, check_summary, losses, report
 from .log import read
 from .mutate import prove
 from .oracle import Capture, methods
-from .places import WORK
+from .places import WORK, alone
 from .stage import SCENARIOS, Stage
 
 POLICIES = [{"name": "unseen", "pattern": r"^policy\..*\.work$", "definition": {"dead-letter-exchange": "amq.topic"}}]
@@ -136,7 +136,7 @@ def run(version, options, tally):
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     began = time.monotonic()
-    with Broker(version, policies=POLICIES) as broker:
+    with Broker(version, directory / "broker", policies=POLICIES) as broker:
         print(f"RabbitMQ {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
         capture = Capture(broker.port, directory / "capture.pcapng")
         before = broker.counters()
@@ -211,6 +211,7 @@ def main():
                   f"{(function.__doc__ or '').strip()}")
         return
     tally = Tally()
+    alone("truth")
     for version in chosen.broker or VERSIONS:
         run(version, chosen, tally)
     print(f"\n{tally.passed} passed, {tally.failed} failed")

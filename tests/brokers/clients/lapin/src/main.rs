@@ -145,6 +145,8 @@ impl Run {
         }
         // A synchronous method behind the last settlement: when it is answered, the broker has them all.
         channel.basic_qos(0, BasicQosOptions::default()).await?;
+        // Dropped instead, it would be closed at some moment, perhaps in the middle of the connection's close.
+        channel.close(200, "done".into()).await?;
         Ok(())
     }
 
