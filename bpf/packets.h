@@ -28,7 +28,7 @@ __noinline int take(struct __sk_buff *skb, struct packet *p, struct socket_state
 	p->more = 0;
 	p->captured = 0;
 	p->skipped = p->length - end;
-	if (!may_skip(p, s) || !skip_bodies(skb, p, s))
+	if (!may_skip(skb, p, s) || !skip_bodies(skb, p, s))
 		p->captured = emit_range(skb, p, s, 0, end);
 	__sync_fetch_and_add(&c->packets, 1);
 	__sync_fetch_and_add(&c->payload_bytes, p->length);

@@ -236,14 +236,30 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 	return true;
 }
 
-/* Whether a packet is worth a walk: it is large, or it ends a body that is being left out. */
-static __always_inline bool may_skip(struct packet *p, struct socket_state *s)
+/*
+ * A small packet whose last bytes are the head of a large body frame, behind an end octet: clients that buffer small writes
+ * and let large ones through send the body in packets of its own.
+ */
+static __always_inline bool announces_body(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 tail[1 + FRAME_HEAD];
+
+	if (p->length < sizeof(tail) ||
+	    bpf_skb_load_bytes(skb, p->payload + p->length - sizeof(tail), tail, sizeof(tail)))
+		return false;
+	return tail[0] == AMQP_FRAME_END && tail[1] == FRAME_BODY && be32(tail + 4) >= control.skip_from_bytes;
+}
+
+/* Whether a packet is worth a walk: it is large, it ends a body that is being left out, or it announces one. */
+static __always_inline bool may_skip(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct frames *f = &s->frames[p->direction & 1];
 
 	if (!control.skip_from_bytes || p->length > LARGEST_PACKET)
 		return false;
-	return p->length >= control.skip_from_bytes || (f->known && f->from != f->next);
+	if (p->length >= control.skip_from_bytes || (f->known && f->from != f->next))
+		return true;
+	return announces_body(skb, p);
 }
 
 static __always_inline int frames_to_follow(struct frames *f)

@@ -111,6 +111,24 @@ fn messages_of_every_size() {
     assert!(counters.ring_full_records == 0);
 }
 
+/// As the Java client writes: small frames are buffered, a large body goes past the buffer, its end octet comes alone.
+#[test]
+#[ignore = "needs root"]
+fn bodies_in_packets_of_their_own() {
+    let mut tap = Tap::new(&skipping(21054));
+    let mut pair = Pair::new("127.0.0.1:21054".parse().unwrap());
+    pair.client.set_nodelay(true).unwrap();
+    let mut stream = Stream::default();
+    let mut pieces = Vec::new();
+    for number in 0..20 {
+        let before = stream.bytes.len();
+        stream.message(1, 40, &pattern(number, 100_000), 131_072);
+        pieces.extend([stream.bytes.len() - before - 100_001, 100_000, 1]);
+    }
+    let captured = capture(&mut tap, &mut pair, &stream, |piece| pieces[piece]);
+    assert!(captured < 20 * 2_500, "{captured} of {} bytes copied", stream.bytes.len());
+}
+
 /// Pieces end anywhere: in bodies, frame heads, headers, before end octets.
 #[test]
 #[ignore = "needs root"]
