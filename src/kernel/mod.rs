@@ -129,7 +129,7 @@ const TOO_MANY_PORTS: &str = "no more than 64 ports can be watched";
 /// Records taken per poll, so that the caller's other duties are never far away.
 const BATCH: usize = 4096;
 /// How long the reader naps while records keep coming: a wake-up per record would cost more than the records.
-const NAP: Duration = Duration::from_millis(5);
+const NAP: Duration = Duration::from_millis(100);
 /// After this many naps for nothing it sleeps until it is woken.
 const NAPS_BEFORE_SLEEP: u32 = 4;
 /// A nap ends early when this part of the ring is filled.

@@ -161,7 +161,7 @@ impl Drop for Otlp {
 /// Spans that are sent at once.
 const BATCH: usize = 2048;
 /// How long a first span waits for others.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_secs(1);
 
 struct Sender {
     shared: Arc<Shared>,
