@@ -16,13 +16,31 @@ use crate::time::Timestamp;
 pub(super) struct Route {
     pub exchange: Name,
     pub routing_key: Name,
-    /// The most queues that a message of this route was seen in.
+    /// The most queues that a message of this route was seen in, or that known bindings lead it to.
     reach: AtomicU32,
+    /// As of which [`super::Lifecycles::bindings`] the bindings were followed.
+    followed: AtomicU32,
 }
 
 impl Route {
     pub fn new(exchange: &Name, routing_key: &Name) -> Route {
-        Route { exchange: exchange.clone(), routing_key: routing_key.clone(), reach: AtomicU32::new(0) }
+        Route {
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+            reach: AtomicU32::new(0),
+            followed: AtomicU32::new(0),
+        }
+    }
+
+    /// Whether the bindings have changed since this was asked last; `bindings` says how often they have in all.
+    pub fn must_be_followed(&self, bindings: u32) -> bool {
+        self.followed.swap(bindings, Ordering::Relaxed) != bindings
+    }
+
+    /// Its messages reach at least this many queues.
+    pub fn reaches(&self, queues: usize) -> u32 {
+        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+        self.reach.fetch_max(queues, Ordering::Relaxed)
     }
 }
 
@@ -129,8 +147,8 @@ impl Message {
         }
         // All queues that messages of this route were seen in have acknowledged it: nothing more is to be expected.
         let own = self.chains.iter().filter(|chain| chain.route.as_ref().is_some_and(|r| Arc::ptr_eq(r, &self.route)));
-        let own = u32::try_from(own.count()).unwrap_or(u32::MAX);
-        let known = self.route.reach.fetch_max(own, Ordering::Relaxed);
+        let own = own.count();
+        let known = self.route.reaches(own) as usize;
         let acknowledged = self.chains.iter().all(|chain| chain.state == State::Acknowledged);
         if acknowledged && own >= known { List::Complete } else { List::Settled }
     }

@@ -86,6 +86,8 @@ pub struct Lifecycles {
     connections: HashMap<ConnectionId, Connection>,
     /// Declarations by broker port and virtual host.
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
+    /// How often bindings were added, from 1 on: what followed them before follows them again.
+    bindings: u32,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
     held_bodies: HashMap<u64, MessageRef>,
     /// When messages expire that nobody has been given.
@@ -126,6 +128,7 @@ impl Lifecycles {
             messages: Messages::new(limits),
             connections: HashMap::new(),
             topologies: HashMap::new(),
+            bindings: 1,
             held_bodies: HashMap::new(),
             expiries: BinaryHeap::new(),
             expiring: false,
@@ -256,6 +259,7 @@ impl Lifecycles {
             }
             Operation::Binding { exchange, target, to_exchange, routing_key, bound, arguments } => {
                 let party = self.party(connection);
+                self.bindings = self.bindings.wrapping_add(u32::from(bound));
                 let topology = self.topology(&party);
                 if bound {
                     topology.bind(&exchange, &target, to_exchange, &routing_key, arguments);

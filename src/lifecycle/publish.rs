@@ -41,6 +41,9 @@ impl Lifecycles {
         let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
         let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
+        if route.must_be_followed(self.bindings) {
+            route.reaches(self.topology(&party).routed(&destination.exchange, &destination.routing_key).len());
+        }
         let mut entry = message::Message::new(message.identity, State::Created, route);
         entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
         entry.publisher = Some(party.clone());

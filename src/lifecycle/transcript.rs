@@ -112,7 +112,7 @@ impl<'a> Words<'a> {
 impl Stage {
     fn new() -> Stage {
         Stage {
-            machine: Lifecycles::new(MessageLimits { active: 100, settled: 100, complete: 100 }),
+            machine: Lifecycles::new(MessageLimits { active: 100, settled: 100, complete: 1 }),
             lines: Lines::default(),
             names: Names::default(),
             now: Timestamp(1_000_000_000),
