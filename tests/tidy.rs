@@ -196,3 +196,75 @@ fn every_dependency_is_explained() {
         }
     }
 }
+
+/// Licences that a binary under Apache-2.0 OR MIT may contain.
+const LICENCES: &[&str] = &[
+    "0BSD",
+    "Apache-2.0",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "ISC",
+    "MIT",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+    "Apache-2.0 WITH LLVM-exception",
+];
+
+/// Whether one of the choices in an SPDX expression asks for nothing but licences that we accept.
+fn is_acceptable(expression: &str) -> bool {
+    // crates.io also knows the old way to write OR.
+    let expression = expression.replace(" / ", " OR ").replace('/', " OR ");
+    let accepted = |licence: &str| LICENCES.contains(&licence.trim());
+    let choice = |words: &str| words.split(" OR ").any(accepted);
+    match expression.split_once(')') {
+        Some((inner, rest)) => {
+            let rest = rest.trim_start().strip_prefix("AND ").unwrap_or(rest);
+            choice(inner.trim_start_matches('(')) && (rest.is_empty() || choice(rest))
+        }
+        None => expression.split(" AND ").all(choice),
+    }
+}
+
+/// Every crate that gets into the binary has a licence that allows it, and comes from the public registry.
+#[test]
+fn dependencies_have_licences_that_allow_their_use() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = std::process::Command::new(cargo)
+        .args(["tree", "--locked", "--target", "all", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}|{l}"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let crates: std::collections::BTreeSet<_> = text.lines().filter_map(|line| line.split_once('|')).collect();
+    assert!(crates.len() > 50, "cargo tree says something else than it did:\n{text}");
+    for (package, licence) in crates {
+        assert!(is_acceptable(licence.trim_end_matches(" (*)")), "{package}: {licence}");
+    }
+    let lock: toml::Table = fs::read_to_string(root().join("Cargo.lock")).unwrap().parse().unwrap();
+    for package in lock["package"].as_array().unwrap() {
+        if let Some(source) = package.get("source") {
+            assert_eq!(source.as_str(), Some("registry+https://github.com/rust-lang/crates.io-index"), "{package}");
+        }
+    }
+}
+
+#[test]
+fn licences_are_read_as_they_are_written() {
+    for (expression, expected) in [
+        ("MIT", true),
+        ("MIT/Apache-2.0", true),
+        ("(MIT OR GPL-3.0) AND Unicode-3.0", true),
+        ("LGPL-2.1-only OR BSD-2-Clause", true),
+        ("Apache-2.0 WITH LLVM-exception OR Apache-2.0", true),
+        ("GPL-3.0", false),
+        ("MIT AND GPL-2.0", false),
+        ("(MIT OR Apache-2.0) AND AGPL-3.0", false),
+        ("", false),
+    ] {
+        assert_eq!(is_acceptable(expression), expected, "{expression}");
+    }
+}
