@@ -91,6 +91,8 @@ pub struct Otlp {
     pub timeout: Duration,
     /// Metadata sent with each export.
     pub headers: BTreeMap<String, Secret>,
+    /// Compress what is sent.
+    pub gzip: bool,
 }
 
 /// Which messages get a trace. Failed, retried, slow and dead-lettered ones always do.
@@ -220,6 +222,7 @@ impl Default for Otlp {
             interval: Duration::from_secs(10),
             timeout: Duration::from_secs(10),
             headers: BTreeMap::new(),
+            gzip: false,
         }
     }
 }

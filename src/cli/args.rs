@@ -169,7 +169,7 @@ enum Commands {
     /// Attaches to the kernel, follows every message of the connections it watches, and writes and exports what became of
     /// them. SIGINT and SIGTERM end it: it drains what is waiting and prints a summary. SIGHUP reads the configuration
     /// again.
-    Run(Run),
+    Run(Box<Run>),
     /// Show transitions as they happen
     ///
     /// Asks the running agent over its socket; captures itself if none runs.
@@ -297,6 +297,10 @@ struct Run {
     /// Send this metadata with each export; repeatable
     #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
     otlp_header: Vec<String>,
+
+    /// Compress what is sent to the Collector [default: false]
+    #[arg(long, value_name = "BOOL")]
+    otlp_gzip: Option<String>,
 
     /// Trace this part of the messages without trouble, 0 to 1 [default: 0.01]
     #[arg(long, value_name = "RATIO")]

@@ -139,8 +139,11 @@ impl Outputs {
             server.summary(&self.summary_line(pipeline, now, losses));
         }
         #[cfg(feature = "otlp")]
-        if let Some(telemetry) = &mut self.telemetry {
-            telemetry.poll(now, || all_losses(pipeline, losses));
+        {
+            let unwritten = self.losses();
+            if let Some(telemetry) = &mut self.telemetry {
+                telemetry.poll(now, || all_losses(pipeline, losses, unwritten));
+            }
         }
         if let Some(lines) = &mut self.lines {
             lines.poll(Instant::now());
@@ -174,12 +177,12 @@ impl Outputs {
         }
         #[cfg(feature = "otlp")]
         if let Some(telemetry) = self.telemetry.take() {
-            telemetry.finish(now.unwrap_or(self.last), &all_losses(pipeline, losses));
+            telemetry.finish(now.unwrap_or(self.last), &all_losses(pipeline, losses, self.losses()));
         }
     }
 
     /// What JSON lines could not be written.
-    pub fn losses(&self) -> Loss {
+    fn losses(&self) -> Loss {
         let lost = self.lines.as_ref().map_or(0, |lines| lines.counts().1);
         Loss { stage: "export", reason: "lines_unwritten", count: lost, unit: "line" }
     }
@@ -204,9 +207,9 @@ impl Outputs {
             line.broker = self.latencies.broker(&line.name);
             line.processing_time = self.latencies.processing(&line.name);
         }
-        let capture = pipeline.totals();
-        let all = capture.lost.iter().chain(losses).filter(|loss| loss.count > 0);
-        let lost = all.map(|loss| (format!("{} {} {}s", loss.stage, loss.reason, loss.unit), loss.count)).collect();
+        let capture = all_losses(pipeline, losses, self.losses());
+        let lost = capture.lost.iter().filter(|loss| loss.count > 0);
+        let lost = lost.map(|loss| (format!("{} {} {}s", loss.stage, loss.reason, loss.unit), loss.count)).collect();
         let begin = self.attached_at.or(self.first).unwrap_or(self.last);
         Closing {
             queues,
@@ -230,8 +233,7 @@ impl Outputs {
     }
 
     fn summary_line(&self, pipeline: &Pipeline, time: Timestamp, losses: &[Loss]) -> Vec<u8> {
-        let mut capture = all_losses(pipeline, losses);
-        capture.lost.push(self.losses());
+        let capture = all_losses(pipeline, losses, self.losses());
         let facts =
             SummaryFacts { time, attached_at: self.attached_at, kernel: self.kernel.as_deref(), capture: &capture };
         let mut line = Vec::new();
@@ -240,9 +242,10 @@ impl Outputs {
     }
 }
 
-fn all_losses(pipeline: &Pipeline, losses: &[Loss]) -> CaptureTotals {
+fn all_losses(pipeline: &Pipeline, losses: &[Loss], unwritten: Loss) -> CaptureTotals {
     let mut totals = pipeline.totals();
     totals.lost.extend_from_slice(losses);
+    totals.lost.push(unwritten);
     totals
 }
 

@@ -30,6 +30,7 @@ impl Telemetry {
         let Some(endpoint) = &config.otlp.endpoint else { return Ok(None) };
         let mut to = otlp::Config::new(endpoint);
         to.timeout = config.otlp.timeout;
+        to.gzip = config.otlp.gzip;
         to.headers = config.otlp.headers.iter().map(|(key, secret)| (key.clone(), secret.0.clone())).collect();
         let exporter = Otlp::start(to).map_err(Failure)?;
         let sampling = Sampling { ratio: config.traces.ratio, slow: config.traces.slow };
@@ -68,6 +69,14 @@ impl Telemetry {
     }
 
     fn hand_over_metrics(&mut self, now: Timestamp, totals: &CaptureTotals) {
+        let mut export_failed = self.exporter.failed();
+        let unwritten = totals.lost.iter().filter(|loss| loss.stage == "export" && loss.reason == "lines_unwritten");
+        let own = unwritten.map(|loss| ("lines", "unwritten", loss.count)).chain([(
+            "traces",
+            "not_taken",
+            self.spans.lost(),
+        )]);
+        export_failed.extend(own.filter(|(_, _, count)| *count > 0));
         let of_stage = |stage: &str, reasons: &[&str]| {
             let wanted = totals.lost.iter().filter(|loss| loss.stage == stage && reasons.contains(&loss.reason));
             wanted.map(|loss| (loss.reason, loss.count)).collect::<Vec<_>>()
@@ -86,7 +95,7 @@ impl Telemetry {
                     of_stage(stage, &[reason]).into_iter().map(move |(_, count)| (table, count))
                 })
                 .collect(),
-            export_failed: self.exporter.failed(),
+            export_failed,
         };
         self.exporter.metrics(self.metrics.snapshot(now, &health));
     }

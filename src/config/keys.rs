@@ -191,6 +191,15 @@ pub const KEYS: &[Key] = &[
         set: |config, value| put(&mut config.otlp.headers, headers(value)),
     },
     Key {
+        name: "otlp.gzip",
+        option: Some("--otlp-gzip"),
+        allowed: "true or false",
+        help: "Compress what is sent. Worth its processor time only where the Collector is on another host.",
+        reload: false,
+        get: |config| Some(config.otlp.gzip.to_string()),
+        set: |config, value| put(&mut config.otlp.gzip, value.flag()),
+    },
+    Key {
         name: "traces.ratio",
         option: Some("--trace-ratio"),
         allowed: "a number, 0 to 1",

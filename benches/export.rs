@@ -1,6 +1,6 @@
-//! What the exports cost. Not a test of anything: prints figures, run by hand:
-//! `cargo test --release --no-default-features --test export_speed -- --ignored --nocapture`
+//! What the exports cost: `cargo bench --no-default-features --bench export`.
 
+#[path = "../tests/export_support/mod.rs"]
 mod export_support;
 
 use std::hint::black_box;
@@ -28,9 +28,7 @@ fn measure(what: &str, mut observe: impl FnMut(&Life)) {
     println!("{what}: {per_message:.0} ns per message of five transitions, {:.1} each", per_message / 5.0);
 }
 
-#[test]
-#[ignore = "prints figures"]
-fn figures() {
+fn main() {
     for _ in 0..3 {
         measure("feeding alone", |life| {
             life.feed(MESSAGES, &mut |transition| {
