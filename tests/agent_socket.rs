@@ -221,12 +221,15 @@ fn clients_that_hang_up_are_forgotten_and_their_number_is_bounded() {
     for _ in 0..16 {
         clients.push(Client::trace(&place.path, &filter("queue=nothing"), Format::Json).expect("an agent"));
     }
-    until("refused", || {
+    let refused = || {
         let mut one_more = Client::trace(&place.path, &Filter::default(), Format::Json).expect("an agent");
         one_more.set_timeout(Some(Duration::from_millis(200))).expect("set");
         matches!(one_more.next(), Err(ClientError::Refused(reason)) if reason.contains("16 clients"))
-    });
+    };
+    until("refused", refused);
     drop(clients);
+    // A place is free a moment after its client was forgotten.
+    until("room", || !refused());
     until("nobody listens", || !server.is_listening());
     // One that only closes its writing side still reads, and is noticed when it goes.
     let mut half = UnixStream::connect(&place.path).expect("connected");
