@@ -212,7 +212,7 @@ impl Broker {
 
     fn read(&mut self, consumer: usize) {
         let (connection, tag) = (self.consumers[consumer].connection, self.consumers[consumer].next_tag);
-        self.happens(connection, Operation::Read { flow: Flow::Backward, position: tag * 100 });
+        self.happens(connection, Operation::Read { flow: Flow::Backward, from: 0, position: tag * 100 });
     }
 
     fn settle(&mut self, consumer: usize, pick: usize, multiple: bool, outcome: Outcome) {

@@ -205,7 +205,7 @@ impl Lifecycles {
                 let delivery = deliver::Delivery { channel, tag, consumer, queue, automatic, redelivered, end };
                 self.delivered(time, delivery, &destination, message, observer);
             }
-            Operation::Read { flow, position } => self.read(time, connection, flow, position, observer),
+            Operation::Read { flow, from, position } => self.read(time, connection, flow, from..position, observer),
             Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
             Operation::SettleFailed { channel, tag, error } => {
                 let event = self.event(time, channel.connection, "settle_failed");

@@ -151,7 +151,12 @@ impl Stage {
                 message: self.message(&words),
             },
             "deliver" => self.deliver(on, &words),
-            "read" => Operation::Read { flow: Flow::Backward, position: self.position },
+            // `from=1`: of the deliveries so far, the reads that ended before the second were lost.
+            "read" => Operation::Read {
+                flow: Flow::Backward,
+                from: words.number::<u64>("from").unwrap_or(0) * 100,
+                position: self.position,
+            },
             "ack" => self.settle(on, &words, Outcome::Acknowledged),
             "reject" => self.settle(on, &words, Outcome::RejectedByReject),
             "requeue" => self.settle(on, &words, Outcome::RequeuedByNack),

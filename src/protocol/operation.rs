@@ -398,6 +398,8 @@ pub enum Operation {
     Read {
         /// The flow that was read.
         flow: Flow,
+        /// First byte that was read now. Where nothing was told of what lies before it, it was read earlier.
+        from: Position,
         /// First byte not yet read.
         position: Position,
     },

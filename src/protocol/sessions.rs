@@ -107,8 +107,8 @@ impl Sessions {
                     session.hole(flow, position, length, out, ledger);
                 });
             }
-            Event::Read { connection, flow, position, time, .. } => {
-                self.with(connection, time, out, |session, out, _| session.read(flow, position, out));
+            Event::Read { connection, flow, from, position, time, .. } => {
+                self.with(connection, time, out, |session, out, _| session.read(flow, from, position, out));
             }
             Event::Closed { connection, time } => {
                 self.with(connection, time, out, |session, out, _| session.closed(out));

@@ -256,7 +256,9 @@ impl Streams {
 
     fn closed(&mut self, closed: &Closed, sink: &mut impl FnMut(Event<'_>)) {
         let Some(&SocketPlace { index, end }) = self.sockets.get(&closed.cookie) else { return };
-        let read = Read { time: closed.time, cookie: closed.cookie, copied: closed.copied, pid: 0 };
+        // What was not told to be read before was read at a time that nobody knows.
+        let copied = closed.copied;
+        let read = Read { time: closed.time, cookie: closed.cookie, from: copied, copied, pid: 0 };
         self.read_at(index, end, &read, sink);
         let Some(connection) = self.connections.0.get_mut(index as usize) else { return };
         if connection.socket_closed(end) {

@@ -173,10 +173,10 @@ impl Session {
     }
 
     /// The client's application, or the broker's, has read.
-    pub fn read(&mut self, flow: Flow, position: Position, out: &mut Output<'_>) {
+    pub fn read(&mut self, flow: Flow, from: Position, position: Position, out: &mut Output<'_>) {
         // Only what a client reads says something about a message: it has a delivery.
         if self.state.proved && self.state.client == Some(flow.reverse()) {
-            out.push(Operation::Read { flow, position });
+            out.push(Operation::Read { flow, from, position });
         }
     }
 
