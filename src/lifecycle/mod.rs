@@ -57,7 +57,7 @@ use topology::Topology;
 use transition::{Event, Evidence, Observer};
 
 use crate::names::Name;
-use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
+use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts, Tags};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
@@ -181,7 +181,10 @@ impl Lifecycles {
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
                 self.published(time, channel, tag, &destination, message, observer);
             }
-            Operation::Confirmed { channel, tags, inferred } => self.confirmed(time, channel, tags, inferred, observer),
+            Operation::Confirmed { channel, tags, inferred, earlier } => {
+                let settlement = (!earlier).then(|| settle::settlement(!matches!(tags, Tags::One(_))));
+                self.confirmed(time, channel, tags, inferred, settlement, observer);
+            }
             Operation::PublishFailed { channel, tags, inferred } => {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }

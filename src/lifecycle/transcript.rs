@@ -142,7 +142,17 @@ impl Stage {
                 return self.machine.handle_closed(connection, self.now, &mut self.lines);
             }
             "publish" => self.publish(on, &words),
-            "confirm" => Operation::Confirmed { channel: on, tags: tags(&words), inferred: false },
+            "confirm" => Operation::Confirmed {
+                channel: on,
+                tags: tags(&words),
+                inferred: words.has("inferred") || words.has("earlier"),
+                earlier: words.has("earlier"),
+            },
+            "learn" => Operation::TagsLearned {
+                channel: on,
+                first: words.plain[1].parse().unwrap(),
+                publishes: words.number("publishes").unwrap(),
+            },
             "refuse" => Operation::PublishFailed { channel: on, tags: tags(&words), inferred: false },
             "return" => Operation::Returned {
                 channel: on,

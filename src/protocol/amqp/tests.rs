@@ -141,8 +141,9 @@ fn render(operation: &Operation) -> String {
             if *mandatory { " mandatory" } else { "" },
             show(message)
         ),
-        Operation::Confirmed { tags, inferred, .. } => {
-            format!("confirmed {}{}", tagged(*tags), if *inferred { " inferred" } else { "" })
+        Operation::Confirmed { tags, inferred, earlier, .. } => {
+            let earlier = if *earlier { " earlier" } else { "" };
+            format!("confirmed {}{}{earlier}", tagged(*tags), if *inferred { " inferred" } else { "" })
         }
         Operation::PublishFailed { tags, .. } => format!("publish failed {}", tagged(*tags)),
         Operation::UnmatchedConfirm { tags, refused, .. } => {
