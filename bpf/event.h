@@ -33,13 +33,15 @@ struct record_head {
 	__u8 kind;
 	__u8 direction; /* of a segment */
 	__u8 flags;	/* of a segment: SEGMENT_*, of a socket: SOCKET_* */
-	__u8 pad[5];
+	__u8 pad;
+	__u32 from; /* of a read: where it began: where the last one ended, reported or lost */
 	__u64 time_ns;
 	__u64 cookie;
 };
 LAYOUT(record_head, kind, 0, 1);
 LAYOUT(record_head, direction, 1, 1);
 LAYOUT(record_head, flags, 2, 1);
+LAYOUT(record_head, from, 4, 4);
 LAYOUT(record_head, time_ns, 8, 8);
 LAYOUT(record_head, cookie, 16, 8);
 LAYOUT_SIZE(record_head, 24);

@@ -9,18 +9,21 @@
 
 #include "socket.h"
 
+/* Each record says where its read began, so that the one behind a lost one tells which bytes that one had taken. */
 static __always_inline void report_read(struct socket_state *s, __u32 copied, __u32 pid)
 {
 	struct read_record *r = bpf_ringbuf_reserve(&ring, sizeof(*r), 0);
+	__u32 from = s->reported_copied;
 
+	s->reported_copied = copied;
 	if (!r) {
 		count_ring_full(0);
 		return;
 	}
 	fill_head(&r->head, RECORD_READ, s->cookie);
+	r->head.from = from;
 	r->copied = copied;
 	r->pid = pid;
-	s->reported_copied = copied;
 	bpf_ringbuf_submit(r, wake_flags());
 }
 

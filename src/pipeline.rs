@@ -42,6 +42,8 @@ pub struct Pipeline {
     counters: Counters,
     troubles: Troubles,
     connections: u64,
+    /// Not yet taken; `None`: nobody keeps records.
+    secrets: Option<Vec<Secret>>,
 }
 
 /// How often each trouble was met, in the order of [`Trouble::ALL`].
@@ -58,6 +60,7 @@ impl Pipeline {
             counters: Counters::default(),
             troubles: Troubles::default(),
             connections: 0,
+            secrets: None,
         }
     }
 
@@ -72,6 +75,10 @@ impl Pipeline {
         }
         let (streams, mut stages) = self.split();
         streams.handle_record(record, &mut |event| stages.follow(&event, observer));
+        if self.secrets.is_some() {
+            self.collect_ignored(record);
+            self.collect_secrets();
+        }
     }
 
     /// Time has passed: gives up what was waited for.
@@ -79,6 +86,7 @@ impl Pipeline {
         let (streams, mut stages) = self.split();
         streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
         self.lifecycles.handle_timeout(now, observer);
+        self.collect_secrets();
     }
 
     /// Bytes that wait for others before them and have not been looked at.
@@ -91,6 +99,7 @@ impl Pipeline {
         let later = now.plus(Duration::from_secs(3600));
         let (streams, mut stages) = self.split();
         streams.handle_timeout(later, &mut |event| stages.follow(&event, observer));
+        self.collect_secrets();
     }
 
     /// When [`Pipeline::handle_timeout`] has something to do, if no record comes before.
@@ -98,16 +107,39 @@ impl Pipeline {
         [self.streams.poll_timeout(), self.lifecycles.poll_timeout()].into_iter().flatten().min()
     }
 
-    /// The bytes of logins seen since the last call: whoever keeps records must wipe them.
+    /// Keeps the places of logins from now on: for whoever keeps records, before the first.
+    pub fn keep_secrets(&mut self) {
+        self.secrets = Some(Vec::new());
+        self.sessions.keep_secrets();
+        self.streams.remember_ended();
+    }
+
+    /// The bytes of logins, and those that nobody has looked at, seen since the last call: whoever keeps records must wipe
+    /// them. To be asked with each record, and after each other call that hands bytes on.
     pub fn take_secrets(&mut self) -> Vec<Secret> {
-        let mut secrets = Vec::new();
+        self.secrets.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Finds out where secrets were tapped while that is still known.
+    fn collect_secrets(&mut self) {
+        let Some(secrets) = &mut self.secrets else { return };
         for (connection, flow, range) in self.sessions.secrets() {
             // A position's low 32 bits are its sequence number.
             let start = (range.start & 0xffff_ffff) as u32;
             let taps = self.streams.taps(connection, flow).collect();
             secrets.push(Secret { taps, start, length: range.end.saturating_sub(range.start) });
         }
-        secrets
+        self.streams.remember_ended();
+    }
+
+    /// Bytes of a socket that was not announced may be a login as well.
+    fn collect_ignored(&mut self, record: &Record<'_>) {
+        if let (Some(secrets), Record::Segment(segment), true) = (&mut self.secrets, record, self.streams.is_ignored())
+        {
+            let taps = vec![(segment.cookie, segment.direction)];
+            let start = segment.sequence.wrapping_add(segment.offset);
+            secrets.push(Secret { taps, start, length: segment.bytes.len() as u64 });
+        }
     }
 
     /// Counts every method from now on ([`Sessions::method_counts`]).

@@ -166,7 +166,7 @@ impl Broker {
         let tag = Some(number);
         self.happens(1, Operation::Published { channel: channel(1), tag, destination, mandatory: false, message });
         let tags = Tags::One(number);
-        self.happens(1, Operation::Confirmed { channel: channel(1), tags, inferred: false });
+        self.happens(1, Operation::Confirmed { channel: channel(1), tags, inferred: false, earlier: false });
         self.enters(State::Created, 1);
         self.enters(State::Confirmed, 1);
         let ready = Ready { message: number, redelivered: false, dead: false };
@@ -212,7 +212,7 @@ impl Broker {
 
     fn read(&mut self, consumer: usize) {
         let (connection, tag) = (self.consumers[consumer].connection, self.consumers[consumer].next_tag);
-        self.happens(connection, Operation::Read { flow: Flow::Backward, position: tag * 100 });
+        self.happens(connection, Operation::Read { flow: Flow::Backward, from: 0, position: tag * 100 });
     }
 
     fn settle(&mut self, consumer: usize, pick: usize, multiple: bool, outcome: Outcome) {

@@ -158,8 +158,8 @@ fn record() -> impl Strategy<Value = Owned> {
     prop_oneof![
         6 => segment(),
         1 => socket(),
-        2 => (time(), cookie(), any::<u32>(), any::<u32>())
-            .prop_map(move |(time, cookie, copied, pid)| small(Record::Read(Read { time, cookie, copied, pid }))),
+        2 => (time(), cookie(), any::<u32>(), any::<u32>(), any::<u32>())
+            .prop_map(move |(time, cookie, from, copied, pid)| small(Record::Read(Read { time, cookie, from, copied, pid }))),
         1 => (time(), cookie(), any::<u32>())
             .prop_map(move |(time, cookie, copied)| small(Record::Closed(Closed { time, cookie, copied }))),
         1 => (time(), any::<[u64; 9]>()).prop_map(move |(time, values)| {
@@ -380,7 +380,7 @@ fn nothing_is_written_before_it_is_committed() {
 fn a_block_is_written_when_its_oldest_record_is_old() {
     let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
     for second in [10, 11] {
-        let read = Read { time: Timestamp(second * 1_000_000_000), cookie: Cookie(1), copied: 0, pid: 1 };
+        let read = Read { time: Timestamp(second * 1_000_000_000), cookie: Cookie(1), from: 0, copied: 0, pid: 1 };
         writer.write(&Record::Read(read)).expect("possible");
         writer.commit().expect("to memory");
         assert_eq!(writer.pending_bytes() == 0, second == 11);

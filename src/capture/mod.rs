@@ -139,6 +139,9 @@ pub struct Read {
     pub time: Timestamp,
     /// The reader's socket.
     pub cookie: Cookie,
+    /// Sequence number of the first byte that this read took. Where it is beyond the last read's `copied`, the record of
+    /// another read between the two was lost, and nobody knows when that was.
+    pub from: u32,
     /// Sequence number behind the last byte that the application has taken (`tcp_sock.copied_seq`).
     pub copied: u32,
     /// The reading process.

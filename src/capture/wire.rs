@@ -84,7 +84,8 @@ pub fn decode(raw: &[u8], clock: ClockOffset) -> Result<Decoded<'_>, WireError> 
         kind::READ => {
             let fields = Fields::of::<ReadRecord>(raw)?;
             let copied = fields.u32(offset_of!(ReadRecord, copied));
-            Record::Read(Read { time, cookie, copied, pid: fields.u32(offset_of!(ReadRecord, pid)) })
+            let from = fields.u32(offset_of!(RecordHead, from));
+            Record::Read(Read { time, cookie, from, copied, pid: fields.u32(offset_of!(ReadRecord, pid)) })
         }
         kind::CLOSED => {
             let fields = Fields::of::<ClosedRecord>(raw)?;
@@ -253,7 +254,8 @@ mod layout {
         pub kind: u8,
         pub direction: u8,
         pub flags: u8,
-        pub pad: [u8; 5],
+        pub pad: u8,
+        pub from: u32,
         pub time_ns: u64,
         pub cookie: u64,
     }
@@ -374,7 +376,7 @@ mod tests {
                 )*
             }};
         }
-        check!("record_head", RecordHead { kind, direction, flags, time_ns, cookie });
+        check!("record_head", RecordHead { kind, direction, flags, from, time_ns, cookie });
         check!("segment_record", SegmentRecord { sequence, acknowledged, length, offset, captured, lost });
         check!(
             "socket_record",
@@ -465,6 +467,16 @@ mod tests {
             lost: 3,
         };
         assert_eq!(decoded, Decoded::Record(Record::Segment(expected)));
+    }
+
+    #[test]
+    fn a_read_says_where_it_began() {
+        let mut raw = head(kind::READ);
+        raw[4..8].copy_from_slice(&4_000_000_000u32.to_ne_bytes());
+        raw.extend([9u32.to_ne_bytes(), 42u32.to_ne_bytes()].concat());
+        let decoded = decode(&raw, ClockOffset(50)).unwrap();
+        let expected = Read { time: Timestamp(1_050), cookie: Cookie(77), from: 4_000_000_000, copied: 9, pid: 42 };
+        assert_eq!(decoded, Decoded::Record(Record::Read(expected)));
     }
 
     #[test]

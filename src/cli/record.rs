@@ -53,6 +53,7 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     privileges::drop_all()?;
     ready.announce()?;
     let mut pipeline = Pipeline::new(limits(config));
+    pipeline.keep_secrets();
     let end = config.record.duration.map(|duration| Instant::now() + duration);
     let mut next_beat = Instant::now();
     let mut failed = None;
@@ -72,9 +73,7 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         if writer.pending_bytes() > MOST_PENDING || (ending && !polled.more) {
             pipeline.give_up_gaps(now(), &mut Nobody);
         }
-        for secret in pipeline.take_secrets() {
-            writer.wipe(&secret.taps, secret.start, secret.length);
-        }
+        wipe(&mut writer, &mut pipeline);
         if pipeline.waiting_bytes() == 0 {
             failed = writer.commit().err().or(failed.take());
         }
@@ -99,7 +98,14 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
 fn write(writer: &mut Writer<BufWriter<File>>, pipeline: &mut Pipeline, record: &Record<'_>) -> std::io::Result<()> {
     writer.write(record)?;
     pipeline.handle(record, &mut Nobody);
+    wipe(writer, pipeline);
     Ok(())
+}
+
+fn wipe(writer: &mut Writer<BufWriter<File>>, pipeline: &mut Pipeline) {
+    for secret in pipeline.take_secrets() {
+        writer.wipe(&secret.taps, secret.start, secret.length);
+    }
 }
 
 fn host_name() -> Option<String> {

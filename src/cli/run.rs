@@ -95,8 +95,6 @@ impl Agent {
             outputs.saw(record.time());
             pipeline.handle(&record, outputs);
         })?;
-        // The pure stages hold no secrets, but they keep the list of where they were for those who record.
-        drop(pipeline.take_secrets());
         if !polled.more {
             pipeline.handle_timeout(now(), outputs);
         }

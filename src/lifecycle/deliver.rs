@@ -1,6 +1,7 @@
 //! The broker's half: Dispatched and Processing, and which message a delivery is of.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::channel::Held;
@@ -309,13 +310,14 @@ impl Lifecycles {
         unread.make_contiguous().sort_by_key(|unread| unread.end);
     }
 
-    /// The application has read up to a position: what ends before it is in its hands.
+    /// The application has read: what ends before `read.end` is in its hands. What ends within `read` came there just now;
+    /// when the rest of it did, was lost.
     pub(super) fn read(
         &mut self,
         time: Timestamp,
         connection: ConnectionId,
         flow: Flow,
-        position: Position,
+        read: Range<Position>,
         observer: &mut dyn Observer,
     ) {
         if self.broker_flow(connection) != Some(flow) {
@@ -323,20 +325,22 @@ impl Lifecycles {
         }
         let Lifecycles { messages, connections, .. } = self;
         let Some(Connection { party, channels, unread, .. }) = connections.get_mut(&connection) else { return };
-        while unread.front().is_some_and(|unread| unread.end <= position)
-            && let Some(Unread { channel, what, .. }) = unread.pop_front()
+        while unread.front().is_some_and(|unread| unread.end <= read.end)
+            && let Some(Unread { end, channel, what }) = unread.pop_front()
         {
+            let late = end <= read.start;
+            let evidence = emit::evidence(late);
             let channel = channels.get(&(channel.number, channel.incarnation));
             match what {
                 Reading::Settled(tag) => {
                     if let Some(held) = channel.and_then(|channel| channel.held.get(tag)) {
-                        messages.processing(time, held, party, Evidence::Observed, observer);
+                        messages.processing(time, held, party, evidence, observer);
                     }
                 }
                 Reading::Automatic(held) => {
                     let presumed = channel.is_some_and(|channel| channel.presumed_automatic.is_some());
-                    messages.processing(time, &held, party, Evidence::Observed, observer);
-                    messages.settled_by_sending(time, &held, party, presumed, observer);
+                    messages.processing(time, &held, party, evidence, observer);
+                    messages.settled_by_sending(time, &held, party, presumed || late, observer);
                 }
             }
         }
@@ -387,7 +391,10 @@ impl Messages {
         }
         chain.state = State::Processing;
         chain.evidence = evidence;
-        chain.processing = time.into();
+        // An inferred one happened at some time before this, so that nothing can be measured from it.
+        if evidence == Evidence::Observed {
+            chain.processing = time.into();
+        }
         let Some(chain) = entry.chains.get(held.chain as usize) else { return };
         let mut line = emit::of_delivery(entry, chain, held, party, time);
         line.previous = Some(State::Dispatched);

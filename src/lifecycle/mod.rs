@@ -57,7 +57,7 @@ use topology::Topology;
 use transition::{Event, Evidence, Observer};
 
 use crate::names::Name;
-use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts};
+use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts, Tags};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
@@ -184,7 +184,10 @@ impl Lifecycles {
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
                 self.published(time, channel, tag, &destination, message, observer);
             }
-            Operation::Confirmed { channel, tags, inferred } => self.confirmed(time, channel, tags, inferred, observer),
+            Operation::Confirmed { channel, tags, inferred, earlier } => {
+                let settlement = (!earlier).then(|| settle::settlement(!matches!(tags, Tags::One(_))));
+                self.confirmed(time, channel, tags, inferred, settlement, observer);
+            }
             Operation::PublishFailed { channel, tags, inferred } => {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }
@@ -208,7 +211,7 @@ impl Lifecycles {
                 let delivery = deliver::Delivery { channel, tag, consumer, queue, automatic, redelivered, end };
                 self.delivered(time, delivery, &destination, message, observer);
             }
-            Operation::Read { flow, position } => self.read(time, connection, flow, position, observer),
+            Operation::Read { flow, from, position } => self.read(time, connection, flow, from..position, observer),
             Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
             Operation::SettleFailed { channel, tag, error } => {
                 let event = self.event(time, channel.connection, "settle_failed");

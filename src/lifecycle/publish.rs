@@ -103,6 +103,7 @@ impl Lifecycles {
         channel: ChannelId,
         tags: Tags,
         inferred: bool,
+        settlement: Option<Settlement>,
         observer: &mut dyn Observer,
     ) {
         let party = self.party(channel.connection);
@@ -110,7 +111,6 @@ impl Lifecycles {
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
         }
-        let multiple = !matches!(tags, Tags::One(_));
         for reference in taken {
             let Some(entry) = self.messages.get_mut(reference) else { continue };
             if entry.state != State::Created {
@@ -122,8 +122,7 @@ impl Lifecycles {
             let mut line = emit::of_message(entry, Some(&party), time);
             line.previous = Some(State::Created);
             line.attributes.operation = Some("confirm");
-            // Where tags were inferred later, what the broker said then is not told apart any more.
-            line.attributes.settlement = (!inferred).then(|| super::settle::settlement(multiple));
+            line.attributes.settlement = settlement;
             observer.transition(&line);
         }
     }

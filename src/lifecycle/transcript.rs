@@ -142,7 +142,17 @@ impl Stage {
                 return self.machine.handle_closed(connection, self.now, &mut self.lines);
             }
             "publish" => self.publish(on, &words),
-            "confirm" => Operation::Confirmed { channel: on, tags: tags(&words), inferred: false },
+            "confirm" => Operation::Confirmed {
+                channel: on,
+                tags: tags(&words),
+                inferred: words.has("inferred") || words.has("earlier"),
+                earlier: words.has("earlier"),
+            },
+            "learn" => Operation::TagsLearned {
+                channel: on,
+                first: words.plain[1].parse().unwrap(),
+                publishes: words.number("publishes").unwrap(),
+            },
             "refuse" => Operation::PublishFailed { channel: on, tags: tags(&words), inferred: false },
             "return" => Operation::Returned {
                 channel: on,
@@ -151,7 +161,12 @@ impl Stage {
                 message: self.message(&words),
             },
             "deliver" => self.deliver(on, &words),
-            "read" => Operation::Read { flow: Flow::Backward, position: self.position },
+            // `from=1`: of the deliveries so far, the reads that ended before the second were lost.
+            "read" => Operation::Read {
+                flow: Flow::Backward,
+                from: words.number::<u64>("from").unwrap_or(0) * 100,
+                position: self.position,
+            },
             "ack" => self.settle(on, &words, Outcome::Acknowledged),
             "reject" => self.settle(on, &words, Outcome::RejectedByReject),
             "requeue" => self.settle(on, &words, Outcome::RequeuedByNack),

@@ -278,7 +278,7 @@ pub struct Timings {
     pub confirmed: Option<Timestamp>,
     /// This delivery's Dispatched.
     pub dispatched: Option<Timestamp>,
-    /// This delivery's Processing.
+    /// This delivery's Processing, if that was observed.
     pub processing: Option<Timestamp>,
     /// The first Failed or Rejected of this message in this queue; equal to the line's own time on that very line.
     pub first_failed: Option<Timestamp>,

@@ -226,6 +226,8 @@ pub enum Operation {
         tags: Tags,
         /// The tags were counted from an inferred base (joined in the middle).
         inferred: bool,
+        /// The broker said so before, in frames that could not be matched then: whether one by one is not known any more.
+        earlier: bool,
     },
     /// The broker refused publishes of a channel (basic.nack from the broker).
     PublishFailed {
@@ -398,6 +400,8 @@ pub enum Operation {
     Read {
         /// The flow that was read.
         flow: Flow,
+        /// First byte that was read now. Where nothing was told of what lies before it, it was read earlier.
+        from: Position,
         /// First byte not yet read.
         position: Position,
     },

@@ -12,8 +12,8 @@ use crate::names::Names;
 use crate::stream::{ConnectionId, Event, Flow, Position};
 use crate::time::Timestamp;
 
-/// Ranges of secrets kept for whoever asks.
-const MOST_SECRETS: usize = 65_536;
+/// Ranges of secrets kept apart; beyond it, those of one flow are told as one range with all that lies between.
+const MOST_SECRETS: usize = 4096;
 /// Entries of the table of method counts.
 const MOST_COUNTS: usize = 1 << 20;
 
@@ -72,6 +72,11 @@ impl Sessions {
         }
     }
 
+    /// Keeps the positions of secrets from now on ([`Sessions::secrets`]).
+    pub fn keep_secrets(&mut self) {
+        self.secrets.kept = true;
+    }
+
     /// Counts every method by connection, channel, class and number from now on: to compare with another decoder. Not for a
     /// long run: connections that have ended stay in the table.
     pub fn count_methods(&mut self) {
@@ -107,8 +112,8 @@ impl Sessions {
                     session.hole(flow, position, length, out, ledger);
                 });
             }
-            Event::Read { connection, flow, position, time, .. } => {
-                self.with(connection, time, out, |session, out, _| session.read(flow, position, out));
+            Event::Read { connection, flow, from, position, time, .. } => {
+                self.with(connection, time, out, |session, out, _| session.read(flow, from, position, out));
             }
             Event::Closed { connection, time } => {
                 self.with(connection, time, out, |session, out, _| session.closed(out));
@@ -118,7 +123,8 @@ impl Sessions {
     }
 
     /// The byte ranges found since the last call that hold credentials: whoever keeps bytes has to wipe them before it keeps
-    /// them. A range may reach beyond what has come so far.
+    /// them, and to ask with each event. A range may reach beyond what has come so far. None is ever left out: if there are
+    /// too many, they come as fewer and larger ones.
     pub fn secrets(&mut self) -> impl Iterator<Item = (ConnectionId, Flow, Range<Position>)> + '_ {
         self.secrets.ranges.drain(..)
     }
@@ -194,25 +200,25 @@ impl Sessions {
 /// Byte ranges that hold credentials.
 #[derive(Debug, Default)]
 pub(super) struct Secrets {
+    kept: bool,
     ranges: Vec<(ConnectionId, Flow, Range<Position>)>,
 }
 
 impl Secrets {
     /// Adds a range; one that goes on where the last one ended becomes one with it.
     pub fn add(&mut self, connection: ConnectionId, flow: Flow, range: Range<Position>) {
-        if range.is_empty() {
+        if range.is_empty() || !self.kept {
             return;
         }
-        match self.ranges.last_mut() {
-            Some((other, other_flow, last)) if (*other, *other_flow, last.end) == (connection, flow, range.start) => {
-                last.end = range.end;
+        let full = self.ranges.len() >= MOST_SECRETS;
+        let of_flow = |entry: &&mut (ConnectionId, Flow, Range<Position>)| (entry.0, entry.1) == (connection, flow);
+        let last =
+            if full { self.ranges.iter_mut().rev().find(of_flow) } else { self.ranges.last_mut().filter(of_flow) };
+        match last {
+            Some((_, _, last)) if full || last.end == range.start => {
+                *last = last.start.min(range.start)..last.end.max(range.end);
             }
-            _ => {
-                if self.ranges.len() == MOST_SECRETS {
-                    self.ranges.remove(0);
-                }
-                self.ranges.push((connection, flow, range));
-            }
+            _ => self.ranges.push((connection, flow, range)),
         }
     }
 }

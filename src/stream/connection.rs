@@ -245,7 +245,9 @@ impl Connection {
         reassembly.received(position, read.time, &mut |piece| outlet.emit(piece));
         if position > self.read[flow.index()].max(reassembly.beginning()) {
             self.read[flow.index()] = position;
-            (outlet.sink)(Event::Read { connection: self.id, flow, position, time: read.time, pid: read.pid });
+            // Where nothing was reported before, the difference means nothing, and is too large to cast a doubt.
+            let from = position.saturating_sub(Position::from(read.copied.wrapping_sub(read.from)));
+            (outlet.sink)(Event::Read { connection: self.id, flow, from, position, time: read.time, pid: read.pid });
         }
     }
 

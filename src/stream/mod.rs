@@ -133,6 +133,9 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// The flow that was read.
         flow: Flow,
+        /// First byte that was read now. What lies before it was read earlier; where nothing was told of that then, the
+        /// time is an upper bound.
+        from: Position,
         /// First byte not yet read.
         position: Position,
         /// When.

@@ -56,7 +56,14 @@ pub struct Streams {
     next_id: u64,
     waiting: usize,
     statistics: Statistics,
+    /// The taps of connections that have ended, by flow; `None`: nobody asks for them.
+    ended: Option<Vec<(ConnectionId, [Taps; 2])>>,
+    /// Nobody was given the last segment's bytes, nor will be.
+    ignored: bool,
 }
+
+/// Where a flow's bytes are tapped: at its sender and its receiver.
+type Taps = [Option<(Cookie, Direction)>; 2];
 
 /// Which end of which connection a socket is.
 #[derive(Clone, Copy)]
@@ -79,6 +86,8 @@ impl Streams {
             next_id: 0,
             waiting: 0,
             statistics: Statistics::default(),
+            ended: None,
+            ignored: false,
         }
     }
 
@@ -112,11 +121,24 @@ impl Streams {
         self.deadlines.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// Where a flow's bytes are tapped: the sender's egress and the receiver's ingress, as far as they are on this host.
-    pub fn taps(&self, connection: ConnectionId, flow: Flow) -> impl Iterator<Item = (Cookie, Direction)> {
-        let connection = self.ids.get(&connection).and_then(|&index| self.connections.0.get(index as usize));
-        let taps = connection.map(|connection| connection.taps(flow)).unwrap_or_default();
-        taps.into_iter().flatten()
+    /// Where a flow's bytes are tapped: the sender's egress and the receiver's ingress, as far as they are on this host. Also
+    /// of connections that have ended since the last [`Streams::remember_ended`].
+    pub fn taps(&self, id: ConnectionId, flow: Flow) -> impl Iterator<Item = (Cookie, Direction)> {
+        let connection = self.ids.get(&id).and_then(|&index| self.connections.0.get(index as usize));
+        let ended = || self.ended.iter().flatten().find(|(ended, _)| *ended == id);
+        let taps = connection.map(|connection| connection.taps(flow));
+        let taps = taps.or_else(|| ended().map(|(_, taps)| taps[flow.index()]));
+        taps.unwrap_or_default().into_iter().flatten()
+    }
+
+    /// From now on the taps of connections that end are remembered, and those of earlier ones forgotten.
+    pub fn remember_ended(&mut self) {
+        self.ended.get_or_insert_default().clear();
+    }
+
+    /// Whether nobody was given, or will be given, the last segment's bytes: its socket or its place was not known.
+    pub fn is_ignored(&self) -> bool {
+        self.ignored
     }
 
     /// What is known of a connection that has not ended.
@@ -139,6 +161,7 @@ impl Streams {
     fn segment(&mut self, segment: &Segment<'_>, sink: &mut impl FnMut(Event<'_>)) {
         self.statistics.segments += 1;
         self.statistics.bytes_seen += segment.bytes.len() as u64;
+        self.ignored = true;
         let Some(&SocketPlace { index, end }) = self.sockets.get(&segment.cookie) else {
             self.statistics.bytes_unannounced += segment.bytes.len() as u64;
             return;
@@ -155,6 +178,7 @@ impl Streams {
             .place(segment.sequence, length, lost.unwrap_or(0), segment.time, &mut |piece| outlet.emit(piece));
         match place {
             Place::At(position) => {
+                self.ignored = false;
                 let parts = connection.parts(end, segment, position, length, lost.is_some());
                 let reassembly = &mut connection.flows[flow.index()];
                 if let Some(position) = parts.lost_before {
@@ -256,7 +280,9 @@ impl Streams {
 
     fn closed(&mut self, closed: &Closed, sink: &mut impl FnMut(Event<'_>)) {
         let Some(&SocketPlace { index, end }) = self.sockets.get(&closed.cookie) else { return };
-        let read = Read { time: closed.time, cookie: closed.cookie, copied: closed.copied, pid: 0 };
+        // What was not told to be read before was read at a time that nobody knows.
+        let copied = closed.copied;
+        let read = Read { time: closed.time, cookie: closed.cookie, from: copied, copied, pid: 0 };
         self.read_at(index, end, &read, sink);
         let Some(connection) = self.connections.0.get_mut(index as usize) else { return };
         if connection.socket_closed(end) {
@@ -294,6 +320,9 @@ impl Streams {
         self.ids.remove(&connection.id);
         for cookie in connection.cookies() {
             self.sockets.remove(&cookie);
+        }
+        if let Some(ended) = &mut self.ended {
+            ended.push((connection.id, [Flow::Forward, Flow::Backward].map(|flow| connection.taps(flow))));
         }
         Some(connection)
     }

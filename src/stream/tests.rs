@@ -81,7 +81,11 @@ impl Tap {
     }
 
     fn read(&mut self, cookie: Cookie, copied: u32) -> &mut Tap {
-        self.record(&Record::Read(Read { time: millis(self.now), cookie, copied, pid: 42 }))
+        self.read_from(cookie, 0, copied)
+    }
+
+    fn read_from(&mut self, cookie: Cookie, from: u32, copied: u32) -> &mut Tap {
+        self.record(&Record::Read(Read { time: millis(self.now), cookie, from, copied, pid: 42 }))
     }
 
     fn close(&mut self, cookie: Cookie, copied: u32) -> &mut Tap {
@@ -144,8 +148,10 @@ fn render(event: &Event<'_>) -> String {
             let length = length.map_or("?".into(), |length| length.to_string());
             format!("{} {} <{} {length}>", connection.0, arrow(flow), cause.name())
         }
-        Event::Read { connection, flow, position, .. } => {
-            format!("{} {} read {position}", connection.0, arrow(flow))
+        Event::Read { connection, flow, from, position, .. } => {
+            let taken = position - from;
+            let taken = if taken < 1 << 20 { format!(" took {taken}") } else { String::new() };
+            format!("{} {} read {position}{taken}", connection.0, arrow(flow))
         }
         Event::Closed { connection, .. } => format!("{} closed", connection.0),
     }
@@ -163,11 +169,28 @@ fn two_sockets_are_two_ends_of_one_connection() {
         0 client 10.0.0.1:40000 other 10.0.0.2:5672
         0 > hello
         0 < welcome
-        0 > read 8589934592
-        0 < read 4294968303
+        0 > read 8589934592 took 0
+        0 < read 4294968303 took 0
         0 closed",
     );
     assert_eq!(tap.streams.statistics().connections, 0);
+}
+
+/// The third read tells that another one came before it; the fourth was lost, and only the end tells of it.
+#[test]
+fn a_read_says_what_it_took_itself() {
+    let mut tap = Tap::local();
+    tap.send(SERVER, SERVER_START, b"abcdefgh");
+    tap.read_from(CLIENT, SERVER_START, SERVER_START + 2).read_from(CLIENT, SERVER_START + 2, SERVER_START + 3);
+    tap.read_from(CLIENT, SERVER_START + 5, SERVER_START + 6).close(CLIENT, SERVER_START + 8);
+    tap.expect(
+        "
+        0 < abcdefgh
+        0 < read 4294968298 took 2
+        0 < read 4294968299 took 1
+        0 < read 4294968302 took 1
+        0 < read 4294968304 took 0",
+    );
 }
 
 #[test]
@@ -245,7 +268,7 @@ fn an_acknowledged_gap_is_final() {
         "
         0 < <missing 2>
         0 < gh
-        0 < read 4294968304",
+        0 < read 4294968304 took 1008",
     );
 }
 
@@ -309,9 +332,9 @@ fn a_connection_joined_late_begins_where_it_is_first_seen() {
         0 < there
         0 client 10.0.0.1:40000 other 10.0.0.2:5672 late
         0 > here
-        0 > read 4294967305
+        0 > read 4294967305 took 0
         0 > more
-        0 < read 4294967378
+        0 < read 4294967378 took 0
         0 closed",
     );
 }

@@ -30,6 +30,10 @@ fn a_full_ring_is_counted_to_the_byte() {
     for size in [100, 900, 3_000, 12_000, 30_000, 60_000, 1 << 20] {
         pair.exchange(&pattern(1, size), &pattern(2, size / 2));
     }
+    // Until not even a read fits.
+    for _ in 0..1_000 {
+        pair.exchange(b"small", b"smaller");
+    }
     let before = tap.capture.counters();
     assert!(before.ring_full_records > 0);
     // The ring is full, so this connection cannot be announced when it is made.
@@ -68,6 +72,13 @@ fn a_full_ring_is_counted_to_the_byte() {
             missing_bytes += missing as u64;
         }
     }
+    // Reads were lost too. The first one behind them says where it began, and so did all before them.
+    let reader = tap.socket(ends[0].0);
+    let reads: Vec<_> = tap.reads.iter().filter(|read| read.cookie == reader.cookie).collect();
+    let (gaps, contiguous): (Vec<_>, Vec<_>) = reads.windows(2).partition(|pair| pair[0].copied != pair[1].from);
+    assert!(!contiguous.is_empty() && gaps.len() == 1, "{reads:?}");
+    let behind = gaps[0][1];
+    assert_eq!((behind.pid, behind.copied.wrapping_sub(behind.from)), (std::process::id(), "answer".len() as u32));
     // What TCP sent again was lost again.
     assert!(missing_bytes <= counters.ring_full_bytes);
     assert!(missing_bytes == counters.ring_full_bytes || retransmitted);

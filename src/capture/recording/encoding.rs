@@ -26,6 +26,9 @@ const MORE: u8 = 16;
 const PARTIAL: u8 = 32;
 const LOST: u8 = 64;
 
+/// Flag of a read: it did not begin where the one before it ended.
+const FROM: u8 = 8;
+
 /// Flags of a socket.
 const FROM_START: u8 = 8;
 const READS_SEEN: u8 = 64;
@@ -81,9 +84,14 @@ impl Encoder {
             Record::Segment(segment) => return self.segment(segment, out).map(Some),
             Record::Socket(socket) => self.socket(socket, out)?,
             Record::Read(read) => {
+                let at = out.len();
                 out.push(READ);
                 self.time(read.time, out);
                 let index = self.cookie(read.cookie, out);
+                if read.from != self.known[index].copied {
+                    out[at] |= FROM;
+                    self.copied(index, read.from, out);
+                }
                 self.copied(index, read.copied, out);
                 put(u64::from(read.pid), out);
             }
@@ -229,10 +237,11 @@ impl Decoder {
         let time = self.time(&mut input)?;
         let record = match flags & KIND {
             SEGMENT => Record::Segment(self.segment(flags, time, &mut input)?),
-            READ if flags == READ => {
+            READ if flags & !FROM == READ => {
                 let known = self.cookie(&mut input)?;
+                let from = if flags & FROM == 0 { known.copied } else { known.copied(&mut input)? };
                 let copied = known.copied(&mut input)?;
-                Record::Read(Read { time, cookie: Cookie(known.cookie), copied, pid: input.word()? })
+                Record::Read(Read { time, cookie: Cookie(known.cookie), from, copied, pid: input.word()? })
             }
             CLOSED if flags == CLOSED => {
                 let known = self.cookie(&mut input)?;

@@ -436,7 +436,7 @@ impl Channel {
     fn say_answered(&mut self, tags: Tags, refused: bool, inferred: bool, out: &mut Output<'_>) {
         let channel = self.id;
         out.push(match refused {
-            false => Operation::Confirmed { channel, tags, inferred },
+            false => Operation::Confirmed { channel, tags, inferred, earlier: false },
             true => Operation::PublishFailed { channel, tags, inferred },
         });
     }
@@ -452,7 +452,8 @@ impl Channel {
         for tags in learned.refused {
             self.say_answered(tags, true, true, out);
         }
-        self.say_answered(Tags::UpTo(learned.answered), false, true, out);
+        let tags = Tags::UpTo(learned.answered);
+        out.push(Operation::Confirmed { channel, tags, inferred: true, earlier: true });
     }
 }
 

@@ -9,6 +9,13 @@
 //!   publishes has moved through all of 0 to W.
 //!
 //! Both are inferences and say so; an ack beyond the count disproves them, and the search begins anew.
+//!
+//! For a publisher that is never quiet nothing more can be had from the tags. Let a sequence of publishes and acks agree with
+//! a base: then it agrees with that base plus one as well. Each ack speaks of the publish before the one it seemed to speak
+//! of, which is earlier still, and the latest one is not answered for yet, as under a publisher that lets one more be
+//! outstanding. So acks bound the base from below, and from above only knowledge of the publisher does: that it waits
+//! (quiet), or how many it lets be outstanding (counted before). A publisher that sends one at a time and one that sends the
+//! next but one when it hears of the last look the same. To take one for the other would give a refusal to the wrong message.
 
 use std::time::Duration;
 

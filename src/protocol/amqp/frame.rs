@@ -42,8 +42,9 @@ pub(super) enum Item<'a> {
     Heartbeat,
     /// These bytes are a secret. They may still be to come.
     Secret { from: Position, until: Position },
-    /// A frame on this channel was there but cannot be read: a hole cut it, or (then `trouble`) it is too large.
-    FrameLost { channel: u16, size: u32, trouble: Option<Trouble> },
+    /// A frame on this channel was there but cannot be read: a hole cut it, or (then `trouble`) it is too large. So many
+    /// bytes of its payload are still to come, or to be missed.
+    FrameLost { channel: u16, size: u32, left: u32, trouble: Option<Trouble> },
     /// The place is lost: from here on, boundaries have to be searched.
     Lost(Option<Trouble>),
 }
@@ -236,7 +237,7 @@ impl Decoder {
                     }
                     self.state = State::Skip { left: u64::from(size - seen) + 1 };
                     self.buffer = Vec::new();
-                    return Some(Item::FrameLost { channel, size, trouble: None });
+                    return Some(Item::FrameLost { channel, size, left: size - seen, trouble: None });
                 }
                 State::Body { channel, left: in_frame, predicted } => {
                     let length = self.pass(left, u64::from(in_frame));
@@ -346,7 +347,7 @@ impl Decoder {
         }
         if too_large {
             self.state = State::Skip { left: u64::from(size) + 1 };
-            return Some(Item::FrameLost { channel, size, trouble: Some(Trouble::FrameTooLarge) });
+            return Some(Item::FrameLost { channel, size, left: size, trouble: Some(Trouble::FrameTooLarge) });
         }
         if kind == BODY {
             self.last_body = Some(channel);
@@ -355,7 +356,7 @@ impl Decoder {
         self.last_body = None;
         if size > LARGEST_COPY || size as usize > self.room {
             self.state = State::Skip { left: u64::from(size) + 1 };
-            return Some(Item::FrameLost { channel, size, trouble: Some(Trouble::BudgetExhausted) });
+            return Some(Item::FrameLost { channel, size, left: size, trouble: Some(Trouble::BudgetExhausted) });
         }
         self.enter_payload(kind, channel, size, input)
     }

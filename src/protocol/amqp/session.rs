@@ -173,10 +173,10 @@ impl Session {
     }
 
     /// The client's application, or the broker's, has read.
-    pub fn read(&mut self, flow: Flow, position: Position, out: &mut Output<'_>) {
+    pub fn read(&mut self, flow: Flow, from: Position, position: Position, out: &mut Output<'_>) {
         // Only what a client reads says something about a message: it has a delivery.
         if self.state.proved && self.state.client == Some(flow.reverse()) {
-            out.push(Operation::Read { flow, position });
+            out.push(Operation::Read { flow, from, position });
         }
     }
 
@@ -262,7 +262,13 @@ impl State {
                     self.connection.with(channel, |channel| channel.body(Err(length), from, out));
                 }
             }
-            Item::FrameLost { channel, size, trouble } => self.frame_lost(flow, channel, size, trouble, end, out),
+            Item::FrameLost { channel, size, left, trouble } => {
+                // Nobody reads which method it was: it may be a login's.
+                if channel == 0 && self.peer(flow) != Some(Peer::Broker) {
+                    ledger.secrets.add(out.connection, flow, end..end + Position::from(left));
+                }
+                self.frame_lost(flow, channel, size, trouble, end, out);
+            }
             Item::Heartbeat => {
                 self.prove();
                 self.connection.channels.values_mut().for_each(|channel| channel.learn_tags(out));

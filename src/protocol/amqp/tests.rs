@@ -31,6 +31,7 @@ impl Talk {
             now: 0,
             operations: Vec::new(),
         };
+        talk.sessions.keep_secrets();
         let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
         let facts = Facts { ends: [end(40_000), end(5672)], roles_known: true, from_start };
         talk.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut talk.operations);
@@ -140,8 +141,9 @@ fn render(operation: &Operation) -> String {
             if *mandatory { " mandatory" } else { "" },
             show(message)
         ),
-        Operation::Confirmed { tags, inferred, .. } => {
-            format!("confirmed {}{}", tagged(*tags), if *inferred { " inferred" } else { "" })
+        Operation::Confirmed { tags, inferred, earlier, .. } => {
+            let earlier = if *earlier { " earlier" } else { "" };
+            format!("confirmed {}{}{earlier}", tagged(*tags), if *inferred { " inferred" } else { "" })
         }
         Operation::PublishFailed { tags, .. } => format!("publish failed {}", tagged(*tags)),
         Operation::UnmatchedConfirm { tags, refused, .. } => {

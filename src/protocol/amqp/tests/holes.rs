@@ -85,7 +85,7 @@ fn in_the_clients_flow_make_publish_tags_unknown() {
         confirmed <=1
         unmatched <=3
         TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 3, publishes: 1 }
-        confirmed <=3 inferred
+        confirmed <=3 inferred earlier
         published 1.0 tag=4 to=ex:key size=1
         confirmed 4 inferred",
     );

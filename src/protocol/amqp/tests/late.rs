@@ -44,7 +44,7 @@ fn confirms_are_matched_once_the_channel_was_quiet() {
         published 1.0 tag=? to=ex:key size=1
         unmatched 90
         TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 90, publishes: 1 }
-        confirmed <=90 inferred
+        confirmed <=90 inferred earlier
         published 1.0 tag=91 to=ex:key size=1
         confirmed 91 inferred",
     );
@@ -65,7 +65,7 @@ fn confirms_are_matched_at_the_latest_when_a_quiet_channel_ends() {
         unmatched 91
         TagsLearned { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, first: 90, publishes: 2 }
         publish failed 90
-        confirmed <=91 inferred
+        confirmed <=91 inferred earlier
         channel 1.0 closed by Client",
     );
 }

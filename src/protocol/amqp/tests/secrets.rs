@@ -70,3 +70,42 @@ fn are_everything_that_cannot_be_read_before_the_login_is_over() {
     assert!(ranges(&mut talk).is_empty());
     assert!(talk.lines().contains("vhost=/"));
 }
+
+/// A hole in the client's properties: the rest of the frame is not read, but it is still the login.
+#[test]
+fn are_told_where_a_hole_cuts_what_is_public() {
+    let login = wire::start_ok("app", "\0guest\0hunter2");
+    let secret = find(&login, b"\0guest\0hunter2");
+    for from in 0..login.len() - 2 {
+        for until in from + 1..(secret.start as usize).max(from + 2) {
+            let mut talk = Talk::new(true);
+            talk.client(wire::PREFACE).broker(&wire::start()).client(&login[..from]);
+            let mut known = ranges(&mut talk);
+            talk.client_loses(&login[from..until]).client(&login[until..]);
+            known.extend(ranges(&mut talk));
+            let kept = secret.clone().filter(|at| *at >= until as u64 || *at < from as u64);
+            let untold: Vec<u64> =
+                kept.filter(|at| !known.iter().any(|(_, range)| range.contains(&(at + 8)))).collect();
+            assert!(untold.is_empty(), "{from}..{until}: {untold:?} {known:?}");
+        }
+    }
+}
+
+/// Nobody takes them for long: none is left out, whatever that costs.
+#[test]
+fn are_told_however_many_there_are() {
+    let mut talk = Talk::open();
+    ranges(&mut talk);
+    let begin = talk.positions[0] - 1000;
+    let updates = [wire::update_secret("token"), wire::heartbeat()].concat();
+    let count = 10_000;
+    for _ in 0..count {
+        talk.client(&updates);
+    }
+    let known = ranges(&mut talk);
+    assert!(known.len() <= 5_000, "{}", known.len());
+    let secret = find(&updates, b"token");
+    for at in (0..count).map(|n| begin + n * updates.len() as u64 + secret.start) {
+        assert!(known.iter().any(|(_, range)| range.contains(&at) && range.contains(&(at + 4))), "{at}");
+    }
+}
