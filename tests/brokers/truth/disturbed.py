@@ -20,7 +20,7 @@ from .expect import ANY, expect
 from .log import read
 from .oracle import Capture
 from .places import REPOSITORY, WORK, alone, spawn
-from .run import Tally
+from .tally import Tally
 
 SECOND = 1_000_000_000
 # Enough for a batch of the load, far from enough for a second of it.
@@ -279,8 +279,7 @@ def main():
             print(f"RabbitMQ {version} on port {broker.port}", flush=True)
             for name in chosen.only or PARTS:
                 PARTS[name](broker, directory, tally)
-    print(f"\n{tally.passed} passed, {tally.failed} failed")
-    sys.exit(1 if tally.failed else 0)
+    tally.close()
 
 
 if __name__ == "__main__":

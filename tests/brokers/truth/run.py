@@ -26,24 +26,10 @@ from .mutate import prove
 from .oracle import Capture, methods
 from .places import WORK, alone
 from .stage import SCENARIOS, Stage
+from .tally import Tally
 
 POLICIES = [{"name": "unseen", "pattern": r"^policy\..*\.work$", "definition": {"dead-letter-exchange": "amq.topic"}}]
 PATIENCE = 60
-
-
-class Tally:
-    """What passed and what failed, for the closing line."""
-
-    def __init__(self):
-        self.passed, self.failed = 0, 0
-
-    def check(self, good, words=""):
-        """One thing that must be."""
-        if good:
-            self.passed += 1
-        else:
-            self.failed += 1
-            print(f"FAILED: {words}", flush=True)
 
 
 def perform(broker, directory, only, tally):
@@ -173,7 +159,7 @@ def judge(words, logs, lines, summary, live, tally):
     results = checker.run()
     report(results, checker.strangers)
     for result in results:
-        tally.check(not result.differences, f"{result.prefix} ({words})")
+        tally.check(not result.differences, f"{result.prefix} ({words}): {(result.differences or ['equal'])[0]}")
     tally.check(not checker.strangers, f"{len(checker.strangers)} lines belong to no scenario ({words})")
     tally.check(not seen.broken, f"lines that are no JSON: {seen.broken[:3]}")
     wrong = check_summary(summary, seen)
@@ -214,8 +200,7 @@ def main():
     alone("truth")
     for version in chosen.broker or VERSIONS:
         run(version, chosen, tally)
-    print(f"\n{tally.passed} passed, {tally.failed} failed")
-    sys.exit(1 if tally.failed else 0)
+    tally.close()
 
 
 if __name__ == "__main__":
