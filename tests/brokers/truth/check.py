@@ -70,14 +70,13 @@ def nanoseconds(text):
 
 
 class Checker:
-    """Compares one run. `live`: captured here, so that reads and processes are known. `faceless` is the size from which
-    bodies are not read, so that messages without an id have no identity."""
+    """Compares one run. `live`: captured here, so that reads and processes are known. After it `identities` has key → identity."""
 
-    def __init__(self, logs, seen, live=True, faceless=64 * 1024):
+    def __init__(self, logs, seen, live=True):
         self.expected = {path.name.removesuffix(".truth.jsonl"): expect(read(path), path.name.removesuffix(".truth.jsonl"))
                          for path in logs}
-        self.seen, self.live, self.faceless = seen, live, faceless
-        self.strangers = []
+        self.seen, self.live = seen, live
+        self.strangers, self.identities = [], {}
 
     def run(self):
         """Returns a `Result` per scenario, and the lines that belong to none."""
@@ -161,7 +160,8 @@ class Checker:
         return result
 
     def _group(self, expected, lines, result):
-        """Seen lines per key and chain. Keys are found by message id, by delivery, or by the order of publishes."""
+        """Seen lines per key and chain. The identity joins the lines of a message; which message it is, is found by its id,
+        and without one by the order of publishes and by deliveries, which must agree."""
         keys, taken = {}, collections.Counter()
         for flat in lines:
             face, key = flat["message"], None
@@ -171,16 +171,18 @@ class Checker:
                 order = expected.publishes.get(flat["port"], [])
                 if taken[flat["port"]] < len(order):
                     key = order[taken[flat["port"]]]
-            elif flat["tag"] is not None and (flat["state"] == "Dispatched" or not face):
+            elif flat["tag"] is not None and flat["state"] == "Dispatched":
                 handle = flat["port"], flat["ctag"], flat["tag"]
                 several = expected.handles.get(handle, [])
                 if several:
                     key = several[min(taken[handle], len(several) - 1)]
-                    taken[handle] += flat["state"] == "Dispatched"
+                    taken[handle] += 1
             if flat["state"] == "Created":
                 taken[flat["port"]] += 1
             flat["key"] = key
-            if face and key:
+            if not face:
+                result.differences.append(f"a line without an identity: {show(flat)}")
+            elif key:
                 if keys.setdefault(face, key) != key:
                     result.differences.append(f"{face} is both {keys[face]} and {key}: {show(flat)}")
         groups = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -194,12 +196,11 @@ class Checker:
                 chain = (chain, flat["ctag"])
             groups[key][chain].append(flat)
         for key, several in faces.items():
-            if len(several) > 1 and not self._is_faceless(expected, key):
+            if len(several) > 1:
                 result.differences.append(f"{key} has {len(several)} identities: {sorted(map(str, several))}")
+            else:
+                self.identities[key] = next(iter(several))
         return groups
-
-    def _is_faceless(self, expected, key):
-        return key in expected.sizes and expected.ids.get(key) is None and expected.sizes[key] >= self.faceless
 
     def _chain(self, result, key, chain, wanted, seen, loose):
         wanted = wanted if self.live else unread(wanted)

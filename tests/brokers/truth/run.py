@@ -143,16 +143,17 @@ def run(version, options, tally):
         prove(logs, 500, tally)
         if not options.witness:
             agent, recorder = agents
-            judge("live", logs, agent.lines, agent.summary, True, tally)
+            live = judge("live", logs, agent.lines, agent.summary, True, tally)
             lines, summary, _ = replay(recorder.file, broker.port, directory, name="replay-recording")
-            judge("recorded and replayed", logs, lines, summary, True, tally)
+            recorded = judge("recorded and replayed", logs, lines, summary, True, tally)
             lines, summary, _ = replay(capture.path, broker.port, directory)
-            judge("replayed from the capture file", logs, lines, summary, False, tally)
+            captured = judge("replayed from the capture file", logs, lines, summary, False, tally)
+            check_identities({"recording": recorded, "capture file": captured}, live, tally)
             check_methods(counts, capture.path, broker.port, directory, tally)
 
 
 def judge(words, logs, lines, summary, live, tally):
-    """acktrail's lines against the truth."""
+    """acktrail's lines against the truth; returns the identity that it gave to each message."""
     print(f"\n== {words}")
     seen = Seen(lines)
     checker = Checker(logs, seen, live=live)
@@ -165,6 +166,16 @@ def judge(words, logs, lines, summary, live, tally):
     wrong = check_summary(summary, seen)
     tally.check(not wrong, "; ".join(wrong))
     tally.check(not losses(summary), f"lost: {losses(summary)}")
+    return checker.identities
+
+
+def check_identities(others, live, tally):
+    """The same bytes give the same identities, whoever reads them, and different messages different ones."""
+    tally.check(len(set(live.values())) == len(live), f"{len(live)} messages have {len(set(live.values()))} identities")
+    for name, identities in others.items():
+        differences = [(key, live.get(key), identities.get(key)) for key in {*live, *identities}
+                       if live.get(key) != identities.get(key)]
+        tally.check(not differences, f"the {name} gives {len(differences)} messages another identity: {differences[:3]}")
 
 
 def check_methods(counts, capture, port, directory, tally):
