@@ -19,6 +19,7 @@ ATTRIBUTES = {
     "redelivered": "acktrail.message.redelivered", "settlement": "acktrail.settlement", "source": "acktrail.dead_letter.source",
     "destination": "acktrail.dead_letter.destination", "operation": "messaging.operation.name", "error": "error.type",
     "size": "messaging.message.body.size", "vhost": "acktrail.rabbitmq.vhost", "pid": "process.pid", "port": "client.port",
+    "client": "client.address", "server": "server.address", "offset": "acktrail.rabbitmq.stream.offset",
 }
 FIELDS = ("state", "previous", "reason", "evidence", "delivery", "corrects", "count")
 BOUNDS, TOLERANCE = ("after", "before"), 20_000_000

@@ -53,7 +53,8 @@ def clean(name):
 class _Rules:
     def __init__(self, out):
         self.out = out
-        self.fates, self.pids, self.names, self.vhosts = {}, {}, {}, {}
+        self.fates, self.names = {}, {}
+        self.ends = {}                                   # connection → what its lines say of both ends
         self.published, self.confirmations = {}, {}
         self.open = {}                                   # (chan, tag) → delivery entry
         self.rounds = collections.Counter()              # (key, chain) → deliveries so far
@@ -76,7 +77,7 @@ class _Rules:
             port = entry["port"]
             name = f"{port}@{len(self.out.connections)}"
             self.names[port] = name
-            self.pids[name], self.vhosts[name] = entry["pid"], entry["vhost"]
+            self.ends[name] = {field: entry[field] for field in ("pid", "vhost", "client", "server") if field in entry}
             self.out.connections.append((port, entry["t"], name))
         elif entry.get("text") == "reading":
             self.reading[entry["chan"]] = entry["t"]
@@ -109,8 +110,7 @@ class _Rules:
         self.out.lines[entry["key"]][None].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": None, "tag": None,
             "delivery": None, "redelivered": None, "reason": None, "corrects": None, "port": connection,
-            "pid": self.pids[connection], "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed",
-            "count": 1, "after": entry["t"], **more})
+            "settlement": None, "evidence": "observed", "count": 1, "after": entry["t"], **self.ends[connection], **more})
 
     def on_confirm(self, entry):
         if entry["key"] not in self.returned:
@@ -154,9 +154,9 @@ class _Rules:
         self.out.lines[entry["key"]][self.chain(entry)].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],
             "tag": entry["tag"], "ctag": entry["ctag"], "delivery": entry["delivery"], "redelivered": entry["redelivered"],
-            "reason": None, "corrects": None, "port": connection, "pid": self.pids[connection],
-            "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed", "count": 1,
-            "after": self.acted.get((entry["chan"], entry["tag"]), 0), **more})
+            "reason": None, "corrects": None, "port": connection, "settlement": None, "evidence": "observed", "count": 1,
+            "offset": entry.get("offset"), "after": self.acted.get((entry["chan"], entry["tag"]), 0),
+            **self.ends[connection], **more})
 
     def _arrived(self, entry):
         """What a delivery proves of the queues that the message died in before, most recent first in `deaths`."""

@@ -88,7 +88,7 @@ def spoil(transitions, rng):
     ways += [name for name in ("messaging.message.id", "acktrail.queue.name", "messaging.rabbitmq.message.delivery_tag",
                                "acktrail.rabbitmq.exchange", "messaging.rabbitmq.destination.routing_key",
                                "acktrail.message.redelivered", "acktrail.settlement", "acktrail.dead_letter.destination",
-                               "process.pid", "client.port") if name in line["attributes"]]
+                               "process.pid", "client.port", "server.address", "acktrail.rabbitmq.stream.offset") if name in line["attributes"]]
     way = rng.choice(ways)
     if way == "lost":
         del transitions[index]
