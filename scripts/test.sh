@@ -57,6 +57,7 @@ everything() {
     if [ "$(id -u)" = 0 ]; then
         truth truth-3.10 truth.run --broker 3.10
         truth truth-4 truth.run --broker 4
+        truth networks truth.networks
         truth disturbed truth.disturbed
         truth demo demo
     else

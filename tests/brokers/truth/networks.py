@@ -17,6 +17,7 @@ import time
 from . import scenarios  # noqa: F401  (registers them)
 from .agent import Agent
 from .broker import VERSIONS, Broker
+from .disturbed import late
 from .places import WORK, alone, inside
 from .run import PATIENCE, check_counters, judge, truth_totals
 from .stage import SCENARIOS, Stage
@@ -133,6 +134,8 @@ def run(version, directory, tally):
             time.sleep(0.3)
         check_counters(before, broker.counters(), truth_totals(logs), tally)
         judge("over IPv6, mapped addresses and between namespaces", logs, agent.lines, agent.summary, True, tally)
+        # Connections of a namespace that the agent is not in, all older than the agent.
+        late(broker, directory, tally, netns=namespaces.broker)
 
 
 def main():
