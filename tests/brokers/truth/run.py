@@ -21,12 +21,14 @@ from . import scenarios  # noqa: F401  (registers them)
 from .agent import Agent, Recorder, replay
 from .broker import VERSIONS, Broker
 from .check import Checker, Seen, check_summary, losses, report
+from .collector import Collector
 from .log import read
 from .mutate import prove
 from .oracle import Capture, methods
 from .places import WORK, alone
 from .stage import SCENARIOS, Stage
 from .tally import Tally
+from .telemetry import check_telemetry
 
 POLICIES = [{"name": "unseen", "pattern": r"^policy\..*\.work$", "definition": {"dead-letter-exchange": "amq.topic"}}]
 PATIENCE = 60
@@ -126,7 +128,11 @@ def run(version, options, tally):
         print(f"RabbitMQ {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
         capture = Capture(broker.port, directory / "capture.pcapng")
         before = broker.counters()
-        agents = [] if options.witness else [Agent(directory, broker.port).start(), Recorder(directory, broker.port).start()]
+        agents, collector = [], None
+        if not options.witness:
+            collector = Collector(directory)
+            exports = ("--otlp", collector.url(), "--otlp-interval", "1s", "--trace-ratio", "1")
+            agents = [Agent(directory, broker.port, *exports).start(), Recorder(directory, broker.port).start()]
         try:
             began = time.monotonic()
             logs = perform(broker, directory, options.only, tally)
@@ -143,17 +149,18 @@ def run(version, options, tally):
         prove(logs, 500, tally)
         if not options.witness:
             agent, recorder = agents
-            live = judge("live", logs, agent.lines, agent.summary, True, tally)
+            checker = judge("live", logs, agent.lines, agent.summary, True, tally)
+            check_telemetry(*collector.stop(), checker, tally)
             lines, summary, _ = replay(recorder.file, broker.port, directory, name="replay-recording")
             recorded = judge("recorded and replayed", logs, lines, summary, True, tally)
             lines, summary, _ = replay(capture.path, broker.port, directory)
             captured = judge("replayed from the capture file", logs, lines, summary, False, tally)
-            check_identities({"recording": recorded, "capture file": captured}, live, tally)
+            check_identities({"recording": recorded, "capture file": captured}, checker, tally)
             check_methods(counts, capture.path, broker.port, directory, tally)
 
 
 def judge(words, logs, lines, summary, live, tally):
-    """acktrail's lines against the truth; returns the identity that it gave to each message."""
+    """acktrail's lines against the truth; returns the checker that compared them."""
     print(f"\n== {words}")
     seen = Seen(lines)
     checker = Checker(logs, seen, live=live)
@@ -166,15 +173,16 @@ def judge(words, logs, lines, summary, live, tally):
     wrong = check_summary(summary, seen)
     tally.check(not wrong, "; ".join(wrong))
     tally.check(not losses(summary), f"lost: {losses(summary)}")
-    return checker.identities
+    return checker
 
 
 def check_identities(others, live, tally):
     """The same bytes give the same identities, whoever reads them, and different messages different ones."""
+    live = live.identities
     tally.check(len(set(live.values())) == len(live), f"{len(live)} messages have {len(set(live.values()))} identities")
-    for name, identities in others.items():
-        differences = [(key, live.get(key), identities.get(key)) for key in {*live, *identities}
-                       if live.get(key) != identities.get(key)]
+    for name, checker in others.items():
+        told = checker.identities
+        differences = [(key, live.get(key), told.get(key)) for key in {*live, *told} if live.get(key) != told.get(key)]
         tally.check(not differences, f"the {name} gives {len(differences)} messages another identity: {differences[:3]}")
 
 
