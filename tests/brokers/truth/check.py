@@ -25,8 +25,8 @@ FIELDS = ("state", "previous", "reason", "evidence", "delivery", "corrects", "co
 BOUNDS, TOLERANCE = ("after", "before"), 20_000_000
 # Events that a run without loss must not have.
 TROUBLE = ("resynchronised", "settled_unseen", "fate_unknown", "not_decoded", "evicted", "publish_failed")
-# Events that the truth logs speak of.
-TOLD = ("settle_failed", "channel_closed", "connection_lost", "consumer_cancelled")
+# Events of which the truth logs have every one; of cancelled consumers, only those that were not cancelled with their channel.
+TOLD = ("settle_failed", "channel_closed", "connection_lost", "consumer_cancelled", "blocked", "unblocked", "transaction")
 
 
 class Seen:
@@ -111,7 +111,9 @@ class Checker:
         events = collections.defaultdict(list)
         for event in self.seen.events:
             flat = flatten(event)
-            events[self._owner(flat, ports)].append((event["event"], flat["port"]))
+            # Of channels that end, only those that end with an error.
+            if event["event"] != "channel_closed" or flat["error"]:
+                events[self._owner(flat, ports)].append((event["event"], flat["port"]))
         return [self._scenario(expected, lines[prefix], events[prefix]) for prefix, expected in self.expected.items()]
 
     def _owner(self, flat, ports):
@@ -229,6 +231,9 @@ class Checker:
         seen = collections.Counter((name, port) for name, port in events if name in TOLD)
         for name, port in (wanted - seen).elements():
             result.differences.append(f"no event {name} of connection {port}")
+        for name, port in (seen - wanted).elements():
+            if name != "consumer_cancelled":
+                result.differences.append(f"event {name} of connection {port}, though nothing like it happened")
         refused = {port for name, port in expected.events if name == "settle_failed"}
         for name, port in ((name, port) for name, port in events if name in TROUBLE):
             if name == "settled_unseen" and port in refused:

@@ -73,6 +73,7 @@ class Client:
         """The socket is closed without a word; with unread data in it the kernel sends a reset."""
         for channel in self.channels:
             channel.ended("connection_lost")
+        self.log.add("event", name="connection_lost", chan=self.channels[0].chan)
         self.severed = True
         self.socket.close()
 
@@ -246,6 +247,7 @@ class Channel:
 
     def cancel(self, tag):
         """basic.cancel."""
+        self.log.add("event", name="consumer_cancelled", chan=self.chan)
         self.pika.basic_cancel(tag)
 
     # Transactions
@@ -283,6 +285,10 @@ class Channel:
     def broken(self, code):
         """Waits until the broker has closed the channel with this code."""
         self.ended("channel_closed")
+        self.closed_with(code)
+
+    def closed_with(self, code):
+        """The same, where something else than the close says why deliveries failed."""
         try:
             self.client.wait(lambda: not self.pika.is_open)
         except pika.exceptions.ChannelClosedByBroker as closed:

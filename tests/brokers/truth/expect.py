@@ -161,17 +161,20 @@ class _Rules:
     def _arrived(self, entry):
         """What a delivery proves of the queues that the message died in before, most recent first in `deaths`."""
         key = entry["key"]
-        deaths = entry["deaths"]
-        if not deaths:
-            return
-        queue, reason, count = deaths[0]
-        if queue == entry["queue"] or any(d[0] == entry["queue"] for d in deaths):
+        if any(death[0] == entry["queue"] for death in entry["deaths"]):
             return  # back where it was: a retry, and said so when it was rejected
+        # The latest death comes first; each led into the queue of the one after it.
+        ways = [death[0] for death in entry["deaths"]]
+        for index in reversed(range(len(ways))):
+            self._died(entry, *entry["deaths"][index], destination=ways[index - 1] if index else entry["queue"])
+
+    def _died(self, entry, queue, reason, count, destination):
+        key = entry["key"]
         if (key, queue, reason, count) in self.expired_ways:
             return
         self.expired_ways.add((key, queue, reason, count))
         fate, told = self.fates.get(queue, {}), self.out.lines[key][queue]
-        base = {"queue": queue, "source": queue, "destination": entry["queue"], "evidence": "observed", "id": entry["id"]}
+        base = {"queue": queue, "source": queue, "destination": destination, "evidence": "observed", "id": entry["id"]}
         self.waiting[queue].pop(key, None)
         if reason == "expired":
             told.append({**base, "state": "Expired", "reason": "expired", "source": None, "destination": None})
@@ -182,6 +185,13 @@ class _Rules:
             # A policy made it so, or nobody saw the declaration.
             told.append({**base, "state": "DeadLettered", "reason": "rejected",
                          "corrects": "Dropped" if "policy" in fate else None})
+
+    def on_expired(self, entry):
+        """Nobody is told, so it is inferred from what the queue or the message declared."""
+        self.waiting[entry["queue"]].pop(entry["key"], None)
+        self.out.lines[entry["key"]][entry["queue"]].append({
+            "state": "Expired", "reason": "expired", "queue": entry["queue"], "evidence": "inferred", "tag": None,
+            "corrects": None, "after": entry["t"]})
 
     # Settlements
 
@@ -238,10 +248,12 @@ class _Rules:
     # Transactions
 
     def on_commit(self, entry):
+        self.out.events.append(("transaction", self.connection(entry["chan"])))
         for part in self.pending.pop((entry["chan"], entry["tx"]), []):
             getattr(self, "on_" + part["op"])({**part, "tx": None})
 
     def on_rollback(self, entry):
+        self.out.events.append(("transaction", self.connection(entry["chan"])))
         self.pending.pop((entry["chan"], entry["tx"]), None)
 
     # Queues that go

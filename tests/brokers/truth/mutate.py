@@ -39,8 +39,8 @@ def render(log):
                     rendered["twin"] = rendered["ambiguous"] = True
                 transitions.append((at, rendered))
     transitions = [rendered for _, rendered in sorted(transitions, key=lambda each: each[0])]
-    events = [{"kind": "event", "event": name, "time": _time(last), "attributes": {"client.port": ports[port][0]} if port else {}}
-              for name, port in expected.events]
+    events = [{"kind": "event", "event": name, "time": _time(last), "attributes": {
+        "error.type": "406", **({"client.port": ports[port][0]} if port else {})}} for name, port in expected.events]
     return transitions, events
 
 
