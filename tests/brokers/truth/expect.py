@@ -55,7 +55,7 @@ class _Rules:
         self.out = out
         self.fates, self.names = {}, {}
         self.ends = {}                                   # connection → what its lines say of both ends
-        self.published, self.confirmations = {}, {}
+        self.published = collections.defaultdict(list)   # key → publishes that the broker has not answered; the last stays
         self.open = {}                                   # (chan, tag) → delivery entry
         self.rounds = collections.Counter()              # (key, chain) → deliveries so far
         self.expired_ways = set()                        # (key, queue, reason) already accounted for
@@ -96,7 +96,7 @@ class _Rules:
             self.pending[entry["chan"], entry["tx"]].append(entry)
             return
         key, connection = entry["key"], self.connection(entry["chan"])
-        self.published[key] = entry
+        self.published[key].append(entry)
         self.out.sizes[key], self.out.ids[key] = entry["size"], entry["id"]
         self.out.copies[key] += not entry.get("republished")
         self.out.publishes[connection].append(key)
@@ -114,18 +114,24 @@ class _Rules:
 
     def on_confirm(self, entry):
         if entry["key"] not in self.returned:
-            self._publish_line(self.published[entry["key"]], "Confirmed",
-                               settlement=COVERED[entry["multiple"]])
+            self._publish_line(self._answered(entry, "confirms"), "Confirmed", settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused", settlement=ANY)
+        self._publish_line(self._answered(entry, "confirms"), "PublishFailed", reason="refused", settlement=ANY)
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
-        self._publish_line(self.published[entry["key"]], "Returned", reason="unroutable", error=str(entry["code"]))
+        self._publish_line(self._answered(entry, "mandatory"), "Returned", reason="unroutable", error=str(entry["code"]))
 
     def on_lost_publish(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason=entry["reason"], error=str(entry["code"]))
+        error = entry["code"] and str(entry["code"])
+        self._publish_line(self._answered(entry, "key"), "PublishFailed", reason=entry["reason"], error=error)
+
+    def _answered(self, entry, kind):
+        """The publish that an answer is of: of twins the oldest that can have one."""
+        entries = self.published[entry["key"]]
+        index = next((index for index, publish in enumerate(entries) if publish[kind]), 0)
+        return entries.pop(index) if len(entries) > 1 else entries[0]
 
     # Deliveries
 
