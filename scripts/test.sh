@@ -58,6 +58,7 @@ everything() {
         truth truth-3.10 truth.run --broker 3.10
         truth truth-4 truth.run --broker 4
         truth networks truth.networks
+        truth perftest truth.perftest
         truth disturbed truth.disturbed
         truth demo demo
     else

@@ -167,7 +167,7 @@ class Broker:
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
                 str(self.chroot), str(self.directory), *command]
 
-    def _await(self, port, patience=60):
+    def _await(self, port, patience=180):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
