@@ -22,7 +22,11 @@ main() {
     *) echo "test.sh: nothing or lint, not '$1'" >&2 && exit 2 ;;
     esac
     echo
-    for name in "${failures[@]}"; do echo "FAILED: $name (all of it: $logs/$name.log)"; done
+    # Last, so that a log of which only the end was kept still says what failed.
+    for name in "${failures[@]}"; do
+        echo "FAILED: $name (all of it: $logs/$name.log)"
+        causes "$logs/$name.log" | cut -c-400 | sed 's/^/    /'
+    done
     echo "$((SECONDS - from)) s in all"
     echo "$passed passed, $failed failed"
     [ $failed = 0 ]
@@ -53,6 +57,8 @@ everything() {
     if [ "$(id -u)" = 0 ]; then
         truth truth-3.10 truth.run --broker 3.10
         truth truth-4 truth.run --broker 4
+        truth networks truth.networks
+        truth perftest truth.perftest
         truth disturbed truth.disturbed
         truth demo demo
     else
@@ -86,6 +92,18 @@ step() {
         tail -60 "$logs/$name.log" | sed 's/^/    /'
     fi
 }
+
+# causes LOG: what failed, in at most 40 lines: the truth tests' own closing list, else what compilers and test runners mark.
+causes() {
+    if grep -q '^failed checks:$' "$1"; then
+        sed -n '/^failed checks:$/,$p' "$1" | head -41
+    elif grep -qE "$marks" "$1"; then
+        grep -E -A 3 "$marks" "$1" | head -40
+    else
+        tail -20 "$1"
+    fi
+}
+marks='^(error|warning|FAILED|Traceback|[A-Za-z.]*Error)|panicked at|^test .* FAILED$|^Diff in '
 
 cannot() {
     echo "CANNOT RUN: $1: $2"

@@ -97,9 +97,13 @@ impl Channel {
             + kept * OPERATION_COST
     }
 
-    /// Whether a delivery tag can follow the last one.
-    pub fn can_be_next(&self, tag: u64) -> bool {
-        self.last_tag.is_none_or(|last| tag > last)
+    /// Whether a method's delivery tag, if it has one, can follow the last one.
+    pub fn can_be_next(&self, method: &Method<'_>) -> bool {
+        match *method {
+            Method::Deliver { exchange, routing_key, .. } if consumers::is_direct_reply(exchange, routing_key) => true,
+            Method::Deliver { tag, .. } | Method::GetOk { tag, .. } => self.last_tag.is_none_or(|last| tag > last),
+            _ => true,
+        }
     }
 
     /// Whether the broker takes the client's frames.
@@ -270,12 +274,14 @@ impl Channel {
         routing_key: &[u8],
         out: &mut Output<'_>,
     ) {
-        let lost = self.last_tag.map_or(0, |last| tag.saturating_sub(last).saturating_sub(1));
-        if lost > 0 {
-            let deliveries = Some(lost);
-            out.push(Operation::Gap(Gap { from_broker: true, channel: Some(self.id), bytes: None, deliveries }));
+        if !consumers::is_direct_reply(exchange, routing_key) {
+            let lost = self.last_tag.map_or(0, |last| tag.saturating_sub(last).saturating_sub(1));
+            if lost > 0 {
+                let deliveries = Some(lost);
+                out.push(Operation::Gap(Gap { from_broker: true, channel: Some(self.id), bytes: None, deliveries }));
+            }
+            self.last_tag = Some(tag);
         }
-        self.last_tag = Some(tag);
         let destination = out.destination(&mut self.last_destination[1], exchange, routing_key);
         self.begin(Peer::Broker, Lead::Deliver { tag, from, redelivered, destination });
     }

@@ -133,6 +133,12 @@ impl Consumers {
     }
 }
 
+/// Whether a delivery is a direct reply. They all have tag 1, whatever else the channel was given.
+pub(super) fn is_direct_reply(exchange: &[u8], routing_key: &[u8]) -> bool {
+    let rest = routing_key.strip_prefix(REPLY_TO.as_bytes());
+    exchange.is_empty() && rest.is_some_and(|rest| rest.starts_with(b"."))
+}
+
 /// The queue that a routing key of the default exchange names.
 fn reply_queue(routing_key: &str) -> &str {
     match routing_key.strip_prefix(REPLY_TO) {

@@ -329,11 +329,8 @@ impl State {
         if !self.connection.channel_of_frame(number, from, out) {
             return;
         }
-        if let Method::Deliver { tag, .. } | Method::GetOk { tag, .. } = method {
-            let known = self.connection.channels.get(&number);
-            if known.is_some_and(|channel| !channel.can_be_next(tag)) {
-                self.connection.reopened_unseen(number, out);
-            }
+        if self.connection.channels.get(&number).is_some_and(|channel| !channel.can_be_next(&method)) {
+            self.connection.reopened_unseen(number, out);
         }
         self.connection.with(number, |channel| {
             if !channel.method(&method, from, out) {
@@ -467,9 +464,8 @@ impl State {
         }
         let Some(channel) = self.connection.channels.get(&number) else { return false };
         match method {
-            Method::Deliver { consumer, tag, .. } => channel.can_be_next(*tag) && channel.consumers.contains(consumer),
-            Method::GetOk { tag, .. } => channel.can_be_next(*tag),
-            _ => true,
+            Method::Deliver { consumer, .. } => channel.can_be_next(method) && channel.consumers.contains(consumer),
+            _ => channel.can_be_next(method),
         }
     }
 

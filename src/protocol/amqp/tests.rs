@@ -329,6 +329,24 @@ fn queues_that_the_broker_names_and_the_queue_declared_last() {
 }
 
 #[test]
+fn direct_replies_have_a_tag_of_their_own() {
+    let mut talk = Talk::open();
+    let reply =
+        || [wire::deliver(1, "reply", 1, false, "", "amq.rabbitmq.reply-to.g1"), wire::message(1, b"r")].concat();
+    talk.client(&wire::consume(1, "amq.rabbitmq.reply-to", "reply", 2)).broker(&wire::consume_ok(1, "reply"));
+    talk.broker(&[deliver(1, b"m"), deliver(2, b"m"), reply(), reply(), deliver(3, b"m")].concat());
+    talk.expect(
+        "
+        consumer reply of amq.rabbitmq.reply-to automatic=Some(true)
+        delivered 1.0 tag=1 consumer=tag queue=? automatic=? size=1
+        delivered 1.0 tag=2 consumer=tag queue=? automatic=? size=1
+        delivered 1.0 tag=1 consumer=reply queue=amq.rabbitmq.reply-to automatic=true size=1
+        delivered 1.0 tag=1 consumer=reply queue=amq.rabbitmq.reply-to automatic=true size=1
+        delivered 1.0 tag=3 consumer=tag queue=? automatic=? size=1",
+    );
+}
+
+#[test]
 fn what_decides_about_a_queues_messages() {
     let mut talk = Talk::open();
     let arguments = wire::Bytes::default()

@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.request
 
-from .places import WORK, free_port, spawn, stop
+from .places import WORK, free_port, inside, spawn, stop
 
 VERSIONS = ("3.10", "4")
 DEBIAN = pathlib.Path("/usr/lib/rabbitmq")
@@ -22,10 +22,12 @@ VHOSTS = ("/", "orders")
 
 
 class Broker:
-    """Use as a context manager. `port` is where AMQP is spoken; `counters()` is what the broker itself has counted."""
+    """Use as a context manager. `port` is where AMQP is spoken; `counters()` is what the broker itself has counted.
+    `netns` and `listen`: in a network namespace of its own it may listen on more than 127.0.0.1."""
 
-    def __init__(self, version="3.10", directory=None, counters=True, policies=()):
-        self.version = version
+    def __init__(self, version="3.10", directory=None, counters=True, policies=(), netns=None, listen="127.0.0.1"):
+        assert netns or listen == "127.0.0.1", "nobody but this machine may reach a test's broker"
+        self.version, self.netns, self.listen = version, netns, listen
         self.directory = pathlib.Path(directory or WORK / f"broker-{version}-{os.getpid()}").resolve()
         self.port, self.dist_port, self.epmd_port = free_port(), free_port(), free_port()
         self.metrics_port = free_port() if counters else None
@@ -43,15 +45,31 @@ class Broker:
     def start(self):
         """Starts and waits until the port answers."""
         self._prepare()
-        inside = pathlib.Path("/data") if self.chroot else self.directory
-        with open(self.directory / "out", "wb") as out:
-            self.epmd = spawn(self._inside(["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]),
-                              env=self._environment(inside), stdout=out, stderr=out)
-            self.process = spawn(self._inside([self._sbin("rabbitmq-server")]), env=self._environment(inside),
-                                 stdout=out, stderr=out)
-        for port in filter(None, (self.port, self.metrics_port)):
-            self._await(port)
+        self._run()
         return self
+
+    def _run(self):
+        with open(self.directory / "out", "ab") as out, self.reach():
+            if self.epmd is None:
+                self.epmd = spawn(self._chrooted(["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]),
+                                  env=self._environment(), stdout=out, stderr=out)
+            self.process = spawn(self._chrooted([self._sbin("rabbitmq-server")]), env=self._environment(),
+                                 stdout=out, stderr=out)
+            for port in filter(None, (self.port, self.metrics_port)):
+                self._await(port)
+
+    def restart(self):
+        """Ends at once, without a word, and starts again with what it had on disk."""
+        stop(self.process, how=signal.SIGKILL)
+        self._run()
+
+    def reach(self):
+        """A context in which sockets reach it."""
+        return inside(self.netns)
+
+    def _data(self):
+        """Its directory as it sees it."""
+        return pathlib.Path("/data") if self.chroot else self.directory
 
     def stop(self):
         """Ends the broker and its epmd, and removes its data (the logs stay)."""
@@ -69,16 +87,16 @@ class Broker:
 
     def ctl(self, *words):
         """Runs rabbitmqctl on this broker and returns what it said (takes seconds: it is an Erlang node of its own)."""
-        inside = pathlib.Path("/data") if self.chroot else self.directory
-        done = subprocess.run(self._inside([self._sbin("rabbitmqctl"), "-q", "-n", self.node, *words]),
-                              env=self._environment(inside), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        with self.reach():
+            done = subprocess.run(self._chrooted([self._sbin("rabbitmqctl"), "-q", "-n", self.node, *words]),
+                                  env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"rabbitmqctl {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
     def counters(self):
         """The broker's global counters for AMQP 0-9-1, name → value; those per queue type are summed."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+        with self.reach(), urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         totals = {}
         for line in text.splitlines():
@@ -105,8 +123,10 @@ class Broker:
         if self.chroot:
             (self.chroot / "data").mkdir(exist_ok=True)
         (self.directory / "plugins").write_text("[rabbitmq_prometheus].\n" if self.metrics_port else "[].\n")
-        inside = pathlib.Path("/data") if self.chroot else self.directory
-        lines = [f"load_definitions = {inside}/definitions.json", "log.file.level = warning"]
+        lines = [f"load_definitions = {self._data()}/definitions.json", "log.file.level = warning"]
+        if self.netns:
+            # Else guest may come from loopback addresses only.
+            lines += ["loopback_users = none"]
         if self.metrics_port:
             lines += ["prometheus.tcp.ip = 127.0.0.1", f"prometheus.tcp.port = {self.metrics_port}"]
         (self.directory / "rabbitmq.conf").write_text("\n".join(lines) + "\n")
@@ -118,10 +138,11 @@ class Broker:
             "policies": [{"vhost": "/", "apply-to": "queues", "priority": 0, **policy} for policy in self.policies],
         }))
 
-    def _environment(self, inside):
+    def _environment(self):
+        inside = self._data()
         return {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{inside}/home", "LANG": "C.UTF-8",
-            "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_IP_ADDRESS": self.listen,
             "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_DIST_PORT": str(self.dist_port),
             "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_MNESIA_BASE": f"{inside}/mnesia", "RABBITMQ_LOG_BASE": f"{inside}/log",
@@ -138,7 +159,7 @@ class Broker:
         tree = next((self.chroot / "usr/lib/rabbitmq/lib").glob("rabbitmq_server-*"))
         return f"/usr/lib/rabbitmq/lib/{tree.name}/sbin/{name}"
 
-    def _inside(self, command):
+    def _chrooted(self, command):
         """The command as it is, or in the chroot: in a mount namespace of its own, so that nothing stays mounted."""
         if not self.chroot:
             return command
@@ -146,7 +167,7 @@ class Broker:
         return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh",
                 str(self.chroot), str(self.directory), *command]
 
-    def _await(self, port, patience=60):
+    def _await(self, port, patience=180):
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

@@ -19,13 +19,14 @@ ATTRIBUTES = {
     "redelivered": "acktrail.message.redelivered", "settlement": "acktrail.settlement", "source": "acktrail.dead_letter.source",
     "destination": "acktrail.dead_letter.destination", "operation": "messaging.operation.name", "error": "error.type",
     "size": "messaging.message.body.size", "vhost": "acktrail.rabbitmq.vhost", "pid": "process.pid", "port": "client.port",
+    "client": "client.address", "server": "server.address", "offset": "acktrail.rabbitmq.stream.offset",
 }
 FIELDS = ("state", "previous", "reason", "evidence", "delivery", "corrects", "count")
 BOUNDS, TOLERANCE = ("after", "before"), 20_000_000
 # Events that a run without loss must not have.
 TROUBLE = ("resynchronised", "settled_unseen", "fate_unknown", "not_decoded", "evicted", "publish_failed")
-# Events that the truth logs speak of.
-TOLD = ("settle_failed", "channel_closed", "connection_lost", "consumer_cancelled")
+# Events of which the truth logs have every one; of cancelled consumers, only those that were not cancelled with their channel.
+TOLD = ("settle_failed", "channel_closed", "connection_lost", "consumer_cancelled", "blocked", "unblocked", "transaction")
 
 
 class Seen:
@@ -70,14 +71,13 @@ def nanoseconds(text):
 
 
 class Checker:
-    """Compares one run. `live`: captured here, so that reads and processes are known. `faceless` is the size from which
-    bodies are not read, so that messages without an id have no identity."""
+    """Compares one run. `live`: captured here, so that reads and processes are known. After it `identities` has key → identity."""
 
-    def __init__(self, logs, seen, live=True, faceless=64 * 1024):
+    def __init__(self, logs, seen, live=True):
         self.expected = {path.name.removesuffix(".truth.jsonl"): expect(read(path), path.name.removesuffix(".truth.jsonl"))
                          for path in logs}
-        self.seen, self.live, self.faceless = seen, live, faceless
-        self.strangers = []
+        self.seen, self.live = seen, live
+        self.strangers, self.identities = [], {}
 
     def run(self):
         """Returns a `Result` per scenario, and the lines that belong to none."""
@@ -111,7 +111,9 @@ class Checker:
         events = collections.defaultdict(list)
         for event in self.seen.events:
             flat = flatten(event)
-            events[self._owner(flat, ports)].append((event["event"], flat["port"]))
+            # Of channels that end, only those that end with an error.
+            if event["event"] != "channel_closed" or flat["error"]:
+                events[self._owner(flat, ports)].append((event["event"], flat["port"]))
         return [self._scenario(expected, lines[prefix], events[prefix]) for prefix, expected in self.expected.items()]
 
     def _owner(self, flat, ports):
@@ -161,7 +163,8 @@ class Checker:
         return result
 
     def _group(self, expected, lines, result):
-        """Seen lines per key and chain. Keys are found by message id, by delivery, or by the order of publishes."""
+        """Seen lines per key and chain. The identity joins the lines of a message; which message it is, is found by its id,
+        and without one by the order of publishes and by deliveries, which must agree."""
         keys, taken = {}, collections.Counter()
         for flat in lines:
             face, key = flat["message"], None
@@ -171,16 +174,18 @@ class Checker:
                 order = expected.publishes.get(flat["port"], [])
                 if taken[flat["port"]] < len(order):
                     key = order[taken[flat["port"]]]
-            elif flat["tag"] is not None and (flat["state"] == "Dispatched" or not face):
+            elif flat["tag"] is not None and flat["state"] == "Dispatched":
                 handle = flat["port"], flat["ctag"], flat["tag"]
                 several = expected.handles.get(handle, [])
                 if several:
                     key = several[min(taken[handle], len(several) - 1)]
-                    taken[handle] += flat["state"] == "Dispatched"
+                    taken[handle] += 1
             if flat["state"] == "Created":
                 taken[flat["port"]] += 1
             flat["key"] = key
-            if face and key:
+            if not face:
+                result.differences.append(f"a line without an identity: {show(flat)}")
+            elif key:
                 if keys.setdefault(face, key) != key:
                     result.differences.append(f"{face} is both {keys[face]} and {key}: {show(flat)}")
         groups = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -194,12 +199,11 @@ class Checker:
                 chain = (chain, flat["ctag"])
             groups[key][chain].append(flat)
         for key, several in faces.items():
-            if len(several) > 1 and not self._is_faceless(expected, key):
+            if len(several) > 1:
                 result.differences.append(f"{key} has {len(several)} identities: {sorted(map(str, several))}")
+            else:
+                self.identities[key] = next(iter(several))
         return groups
-
-    def _is_faceless(self, expected, key):
-        return key in expected.sizes and expected.ids.get(key) is None and expected.sizes[key] >= self.faceless
 
     def _chain(self, result, key, chain, wanted, seen, loose):
         wanted = wanted if self.live else unread(wanted)
@@ -227,6 +231,9 @@ class Checker:
         seen = collections.Counter((name, port) for name, port in events if name in TOLD)
         for name, port in (wanted - seen).elements():
             result.differences.append(f"no event {name} of connection {port}")
+        for name, port in (seen - wanted).elements():
+            if name != "consumer_cancelled":
+                result.differences.append(f"event {name} of connection {port}, though nothing like it happened")
         refused = {port for name, port in expected.events if name == "settle_failed"}
         for name, port in ((name, port) for name, port in events if name in TROUBLE):
             if name == "settled_unseen" and port in refused:

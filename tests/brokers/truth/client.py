@@ -1,6 +1,7 @@
 """pika, with a log of everything that it does and sees."""
 
 import collections
+import ipaddress
 import os
 import time
 
@@ -17,17 +18,21 @@ class Timeout(Exception):
 class Client:
     """One connection. Use as a context manager; `wait` runs it until something is true."""
 
-    def __init__(self, stage, vhost="/", name=None, heartbeat=0):
+    def __init__(self, stage, vhost="/", name=None, heartbeat=0, frame_max=None):
         self.stage, self.log = stage, stage.log
         parameters = pika.URLParameters(stage.url(vhost))
         parameters.heartbeat = heartbeat
+        if frame_max:
+            parameters.frame_max = frame_max
         parameters.client_properties = {"connection_name": name or f"{stage.prefix}.client"}
         self.vhost, self.severed = vhost, False
-        self.connection = pika.BlockingConnection(parameters)
+        with stage.broker.reach():
+            self.connection = pika.BlockingConnection(parameters)
         self.socket = self.connection._impl._transport._sock
         self.port = self.socket.getsockname()[1]
         self.channels, self._incarnations = [], collections.Counter()
-        self.log.add("note", text="connected", port=self.port, pid=os.getpid(), vhost=vhost)
+        self.log.add("note", text="connected", port=self.port, pid=os.getpid(), vhost=vhost,
+                     client=plain(self.socket.getsockname()[0]), server=plain(self.socket.getpeername()[0]))
 
     def __enter__(self):
         return self
@@ -68,8 +73,15 @@ class Client:
         """The socket is closed without a word; with unread data in it the kernel sends a reset."""
         for channel in self.channels:
             channel.ended("connection_lost")
+        self.log.add("event", name="connection_lost", chan=self.channels[0].chan)
         self.severed = True
         self.socket.close()
+
+
+def plain(address):
+    """An address as lines have it: IPv4 also where the socket is one of IPv6."""
+    parsed = ipaddress.ip_address(address)
+    return str(getattr(parsed, "ipv4_mapped", None) or parsed)
 
 
 class Channel:
@@ -194,7 +206,7 @@ class Channel:
                      ctag=ctag, redelivered=method.redelivered, exchange=method.exchange, rk=method.routing_key,
                      auto=auto, get=get, read=True,
                      deaths=[[d["queue"], d["reason"], d["count"]] for d in headers.get("x-death", [])],
-                     counts=headers.get("x-delivery-count"))
+                     counts=headers.get("x-delivery-count"), offset=headers.get("x-stream-offset"))
         if not auto:
             self.outstanding[method.delivery_tag] = delivery
         self.seen.append(delivery)
@@ -235,6 +247,7 @@ class Channel:
 
     def cancel(self, tag):
         """basic.cancel."""
+        self.log.add("event", name="consumer_cancelled", chan=self.chan)
         self.pika.basic_cancel(tag)
 
     # Transactions
@@ -272,6 +285,10 @@ class Channel:
     def broken(self, code):
         """Waits until the broker has closed the channel with this code."""
         self.ended("channel_closed")
+        self.closed_with(code)
+
+    def closed_with(self, code):
+        """The same, where something else than the close says why deliveries failed."""
         try:
             self.client.wait(lambda: not self.pika.is_open)
         except pika.exceptions.ChannelClosedByBroker as closed:

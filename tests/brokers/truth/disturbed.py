@@ -19,8 +19,8 @@ from .check import Checker, Seen, explain, flatten, losses, matches, nanoseconds
 from .expect import ANY, expect
 from .log import read
 from .oracle import Capture
-from .places import REPOSITORY, WORK, alone, spawn
-from .run import Tally
+from .places import REPOSITORY, WORK, alone, inside, spawn
+from .tally import Tally
 
 SECOND = 1_000_000_000
 # Enough for a batch of the load, far from enough for a second of it.
@@ -157,9 +157,10 @@ def lives_of(entries):
     return lives
 
 
-def late(broker, directory, tally):
-    """Attached at a random moment of a running load."""
-    process, log = load(broker, directory, "late", 8)
+def late(broker, directory, tally, netns=None):
+    """Attached at a random moment of a running load, which may be in another network namespace."""
+    with inside(netns):
+        process, log = load(broker, directory, "late", 8)
     time.sleep(random.uniform(0.5, 2.0))
     with Agent(directory, broker.port, name="late") as agent:
         finish(process)
@@ -279,8 +280,7 @@ def main():
             print(f"RabbitMQ {version} on port {broker.port}", flush=True)
             for name in chosen.only or PARTS:
                 PARTS[name](broker, directory, tally)
-    print(f"\n{tally.passed} passed, {tally.failed} failed")
-    sys.exit(1 if tally.failed else 0)
+    tally.close()
 
 
 if __name__ == "__main__":

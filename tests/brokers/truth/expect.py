@@ -53,8 +53,9 @@ def clean(name):
 class _Rules:
     def __init__(self, out):
         self.out = out
-        self.fates, self.pids, self.names, self.vhosts = {}, {}, {}, {}
-        self.published, self.confirmations = {}, {}
+        self.fates, self.names = {}, {}
+        self.ends = {}                                   # connection → what its lines say of both ends
+        self.published = collections.defaultdict(list)   # key → publishes that the broker has not answered; the last stays
         self.open = {}                                   # (chan, tag) → delivery entry
         self.rounds = collections.Counter()              # (key, chain) → deliveries so far
         self.expired_ways = set()                        # (key, queue, reason) already accounted for
@@ -76,7 +77,7 @@ class _Rules:
             port = entry["port"]
             name = f"{port}@{len(self.out.connections)}"
             self.names[port] = name
-            self.pids[name], self.vhosts[name] = entry["pid"], entry["vhost"]
+            self.ends[name] = {field: entry[field] for field in ("pid", "vhost", "client", "server") if field in entry}
             self.out.connections.append((port, entry["t"], name))
         elif entry.get("text") == "reading":
             self.reading[entry["chan"]] = entry["t"]
@@ -95,7 +96,7 @@ class _Rules:
             self.pending[entry["chan"], entry["tx"]].append(entry)
             return
         key, connection = entry["key"], self.connection(entry["chan"])
-        self.published[key] = entry
+        self.published[key].append(entry)
         self.out.sizes[key], self.out.ids[key] = entry["size"], entry["id"]
         self.out.copies[key] += not entry.get("republished")
         self.out.publishes[connection].append(key)
@@ -109,23 +110,28 @@ class _Rules:
         self.out.lines[entry["key"]][None].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": None, "tag": None,
             "delivery": None, "redelivered": None, "reason": None, "corrects": None, "port": connection,
-            "pid": self.pids[connection], "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed",
-            "count": 1, "after": entry["t"], **more})
+            "settlement": None, "evidence": "observed", "count": 1, "after": entry["t"], **self.ends[connection], **more})
 
     def on_confirm(self, entry):
         if entry["key"] not in self.returned:
-            self._publish_line(self.published[entry["key"]], "Confirmed",
-                               settlement=COVERED[entry["multiple"]])
+            self._publish_line(self._answered(entry, "confirms"), "Confirmed", settlement=COVERED[entry["multiple"]])
 
     def on_refuse(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason="refused", settlement=ANY)
+        self._publish_line(self._answered(entry, "confirms"), "PublishFailed", reason="refused", settlement=ANY)
 
     def on_returned(self, entry):
         self.returned.add(entry["key"])
-        self._publish_line(self.published[entry["key"]], "Returned", reason="unroutable", error=str(entry["code"]))
+        self._publish_line(self._answered(entry, "mandatory"), "Returned", reason="unroutable", error=str(entry["code"]))
 
     def on_lost_publish(self, entry):
-        self._publish_line(self.published[entry["key"]], "PublishFailed", reason=entry["reason"], error=str(entry["code"]))
+        error = entry["code"] and str(entry["code"])
+        self._publish_line(self._answered(entry, "key"), "PublishFailed", reason=entry["reason"], error=error)
+
+    def _answered(self, entry, kind):
+        """The publish that an answer is of: of twins the oldest that can have one."""
+        entries = self.published[entry["key"]]
+        index = next((index for index, publish in enumerate(entries) if publish[kind]), 0)
+        return entries.pop(index) if len(entries) > 1 else entries[0]
 
     # Deliveries
 
@@ -154,24 +160,27 @@ class _Rules:
         self.out.lines[entry["key"]][self.chain(entry)].append({
             "state": state, "id": entry["id"], "exchange": entry["exchange"], "rk": entry["rk"], "queue": entry["queue"],
             "tag": entry["tag"], "ctag": entry["ctag"], "delivery": entry["delivery"], "redelivered": entry["redelivered"],
-            "reason": None, "corrects": None, "port": connection, "pid": self.pids[connection],
-            "vhost": self.vhosts[connection], "settlement": None, "evidence": "observed", "count": 1,
-            "after": self.acted.get((entry["chan"], entry["tag"]), 0), **more})
+            "reason": None, "corrects": None, "port": connection, "settlement": None, "evidence": "observed", "count": 1,
+            "offset": entry.get("offset"), "after": self.acted.get((entry["chan"], entry["tag"]), 0),
+            **self.ends[connection], **more})
 
     def _arrived(self, entry):
         """What a delivery proves of the queues that the message died in before, most recent first in `deaths`."""
         key = entry["key"]
-        deaths = entry["deaths"]
-        if not deaths:
-            return
-        queue, reason, count = deaths[0]
-        if queue == entry["queue"] or any(d[0] == entry["queue"] for d in deaths):
+        if any(death[0] == entry["queue"] for death in entry["deaths"]):
             return  # back where it was: a retry, and said so when it was rejected
+        # The latest death comes first; each led into the queue of the one after it.
+        ways = [death[0] for death in entry["deaths"]]
+        for index in reversed(range(len(ways))):
+            self._died(entry, *entry["deaths"][index], destination=ways[index - 1] if index else entry["queue"])
+
+    def _died(self, entry, queue, reason, count, destination):
+        key = entry["key"]
         if (key, queue, reason, count) in self.expired_ways:
             return
         self.expired_ways.add((key, queue, reason, count))
         fate, told = self.fates.get(queue, {}), self.out.lines[key][queue]
-        base = {"queue": queue, "source": queue, "destination": entry["queue"], "evidence": "observed", "id": entry["id"]}
+        base = {"queue": queue, "source": queue, "destination": destination, "evidence": "observed", "id": entry["id"]}
         self.waiting[queue].pop(key, None)
         if reason == "expired":
             told.append({**base, "state": "Expired", "reason": "expired", "source": None, "destination": None})
@@ -182,6 +191,13 @@ class _Rules:
             # A policy made it so, or nobody saw the declaration.
             told.append({**base, "state": "DeadLettered", "reason": "rejected",
                          "corrects": "Dropped" if "policy" in fate else None})
+
+    def on_expired(self, entry):
+        """Nobody is told, so it is inferred from what the queue or the message declared."""
+        self.waiting[entry["queue"]].pop(entry["key"], None)
+        self.out.lines[entry["key"]][entry["queue"]].append({
+            "state": "Expired", "reason": "expired", "queue": entry["queue"], "evidence": "inferred", "tag": None,
+            "corrects": None, "after": entry["t"]})
 
     # Settlements
 
@@ -238,10 +254,12 @@ class _Rules:
     # Transactions
 
     def on_commit(self, entry):
+        self.out.events.append(("transaction", self.connection(entry["chan"])))
         for part in self.pending.pop((entry["chan"], entry["tx"]), []):
             getattr(self, "on_" + part["op"])({**part, "tx": None})
 
     def on_rollback(self, entry):
+        self.out.events.append(("transaction", self.connection(entry["chan"])))
         self.pending.pop((entry["chan"], entry["tx"]), None)
 
     # Queues that go

@@ -1,5 +1,6 @@
 """Where things are: the repository, the work directory, free ports, child processes that cannot outlive their parent."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -13,7 +14,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 WORK = pathlib.Path(os.environ.get("ACKTRAIL_WORK") or REPOSITORY / ".work")
 
 PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 _given = set()
 _locks = []
 
@@ -48,6 +50,25 @@ def alone(name):
         print(f"another run uses {WORK}/{name}; waiting for its end", flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
     _locks.append(lock)
+
+
+@contextlib.contextmanager
+def inside(netns):
+    """In a network namespace of `ip netns`, or, for None, where one is: sockets opened and children started stay there."""
+    if netns is None:
+        yield
+        return
+    with open("/proc/thread-self/ns/net", "rb") as home, open(f"/run/netns/{netns}", "rb") as there:
+        _enter(there)
+        try:
+            yield
+        finally:
+            _enter(home)
+
+
+def _enter(namespace):
+    if _libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns")
 
 
 def spawn(command, **options):

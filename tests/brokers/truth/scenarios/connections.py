@@ -70,6 +70,7 @@ def consumer_killed(s):
     chan = child.stdout.readline().strip()
     assert chan, "the child consumer did not come up"
     s.log.add("ended", chan=chan, reason="connection_lost")
+    s.log.add("event", name="connection_lost", chan=chan)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
