@@ -4,7 +4,8 @@
     python benches/bench.py --only cost --quick   one part, short runs, printed only
 
 Parts: cost (BPF time, CPU, memory and loss per mode), throughput and latency (interleaved pairs with and without the agent),
-unwatched (busy connections that it ignores), idle, flight (memory with 100,000 deliveries in flight), replay.
+unwatched (busy connections that it ignores), idle, flight (memory with 100,000 deliveries in flight), replay. Only when asked
+for: soak (memory over an hour of load).
 """
 
 import argparse
@@ -206,6 +207,21 @@ class Bench:
         return ["| 100,000 messages in flight | |", "| --- | --- |", f"| resident before | {start:.0f} MiB |",
                 f"| resident then | {full:.0f} MiB (≤ 64) |", f"| lost | {sum(losses(agent.summary).values())} |"]
 
+    def soak(self):
+        """Memory over an hour: each minute new connections, a new queue, and confirmed messages acknowledged by ten."""
+        minutes = 2 if self.seconds < 12 else 60
+        resident_then = []
+        with self.agent() as agent:
+            for _ in range(minutes):
+                PerfTest(self.broker, 60, "-u", queue(), "-r", "4000", *MODES["confirms and acks by ten"])
+                resident_then.append(resident(agent.process.pid))
+        count, lost = messages(agent.summary), sum(losses(agent.summary).values())
+        tenth = max(1, minutes // 10)
+        early, late = (statistics.median(part) for part in (resident_then[tenth:2 * tenth], resident_then[-tenth:]))
+        return [f"| {minutes} minutes at 4,000/s | |", "| --- | --- |", f"| messages | {count} |", f"| lost | {lost} |",
+                f"| resident after {tenth} to {2 * tenth} minutes | {early:.1f} MiB |",
+                f"| resident in the last {tenth} minutes | {late:.1f} MiB |", f"| largest | {max(resident_then):.1f} MiB |"]
+
     def replay(self):
         """A recording of PerfTest at full speed, replayed on one core."""
         file = self.directory / "bench.acktrail"
@@ -300,7 +316,7 @@ def write(text):
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", choices=PARTS, action="append")
+    options.add_argument("--only", choices=(*PARTS, "soak"), action="append")
     options.add_argument("--quick", action="store_true", help="short runs, printed only")
     options.add_argument("--broker", default="3.10")
     chosen = options.parse_args()

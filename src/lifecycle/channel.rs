@@ -41,6 +41,9 @@ impl<T> Default for Outstanding<T> {
 }
 
 impl<T> Outstanding<T> {
+    /// Fewer are left alone.
+    const LONG: usize = 4096;
+
     /// How many are outstanding.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -49,12 +52,34 @@ impl<T> Outstanding<T> {
 
     /// Adds one. Tags ascend on the wire; one that does not (after a hole was bridged wrongly) is refused.
     pub fn push(&mut self, tag: u64, value: T) -> Result<(), T> {
-        if self.entries.back().is_some_and(|(last, _)| *last >= tag) {
+        if !self.takes(tag) {
             return Err(value);
         }
         self.entries.push_back((tag, Some(value)));
         self.live += 1;
         Ok(())
+    }
+
+    /// Whether [`Outstanding::push`] would take this tag.
+    pub fn takes(&self, tag: u64) -> bool {
+        self.entries.back().is_none_or(|(last, _)| *last < tag)
+    }
+
+    /// Whether there are so many that [`Outstanding::trim`] is due with each push.
+    pub fn is_long(&self) -> bool {
+        self.entries.len() >= Self::LONG
+    }
+
+    /// Forgets the oldest as far as nobody needs them any more, two at a time: one push adds one.
+    pub fn trim(&mut self, is_stale: impl Fn(&T) -> bool) {
+        for _ in 0..2 {
+            match self.entries.front() {
+                Some((_, Some(value))) if is_stale(value) => self.live -= 1,
+                Some((_, None)) => {}
+                _ => return,
+            }
+            self.entries.pop_front();
+        }
     }
 
     /// The one with this tag.
@@ -180,6 +205,20 @@ mod tests {
         assert_eq!(outstanding.len(), 1);
         assert_eq!(outstanding.take(Tags::All), [9]);
         assert_eq!(outstanding.len(), 0);
+    }
+
+    #[test]
+    fn what_nobody_needs_any_more_is_trimmed() {
+        let mut outstanding = Outstanding::default();
+        for tag in 1..100_000u64 {
+            outstanding.push(tag, tag).unwrap();
+            if outstanding.is_long() {
+                outstanding.trim(|stale| stale + 100 < tag);
+            }
+        }
+        assert!(outstanding.entries.len() <= Outstanding::<u64>::LONG, "{}", outstanding.entries.len());
+        assert_eq!(outstanding.len(), outstanding.iter().count());
+        assert_eq!(outstanding.get(99_999 - 100), Some(&(99_999 - 100)));
     }
 
     #[test]

@@ -270,8 +270,15 @@ impl Lifecycles {
             self.statistics.unmatched_settlements += 1;
             return;
         }
+        if channel.held.is_long() {
+            let Lifecycles { messages, connections, .. } = self;
+            if let Some(connection) = connections.get_mut(&id.connection) {
+                let channel = connection.channels.entry((id.number, id.incarnation)).or_default();
+                channel.held.trim(|held| messages.get(held.message).is_none());
+            }
+        }
         if let Some(body) = body {
-            self.held_bodies.insert(body, reference);
+            self.remember_body(body, reference);
         }
         if party.reads_seen {
             self.connection(id.connection).unread.push_back(Unread { end, channel: id, what: Reading::Settled(tag) });
@@ -279,6 +286,15 @@ impl Lifecycles {
         if automatic.is_none() {
             self.presume(time, id, party, observer);
         }
+    }
+
+    fn remember_body(&mut self, body: u64, reference: MessageRef) {
+        if self.held_bodies.len() >= self.held_bodies_sweep_at {
+            let messages = &self.messages;
+            self.held_bodies.retain(|_, reference| messages.get(*reference).is_some());
+            self.held_bodies_sweep_at = (2 * self.held_bodies.len()).max(super::FIRST_SWEEP);
+        }
+        self.held_bodies.insert(body, reference);
     }
 
     /// Decides about consumers that began before the capture, once there are enough deliveries to tell.

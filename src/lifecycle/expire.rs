@@ -5,7 +5,7 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use super::message::Chain;
+use super::message::{Chain, Message};
 use super::messages::MessageRef;
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, State};
@@ -15,9 +15,6 @@ use crate::time::Timestamp;
 
 /// How long after its time a message is given up: a delivery sent just before it may still be on its way through here.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// More messages than this are not waited for.
-const MOST: usize = 1 << 20;
 
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.
@@ -37,12 +34,15 @@ impl Lifecycles {
     }
 
     pub(super) fn expect_expiry(&mut self, time: Timestamp, reference: MessageRef, party: &Party) {
-        if let Some((_, ttl)) = self.expiry_of(reference, party)
-            && self.expiries.len() < MOST
-        {
-            let deadline = time.plus(Duration::from_millis(ttl)).plus(GRACE);
-            self.expiries.push(Reverse((deadline, reference)));
+        let Some((_, ttl)) = self.expiry_of(reference, party) else { return };
+        if self.expiries.len() >= self.expiries_sweep_at {
+            // Most messages are delivered long before their time is up. What is left is bounded by the table of messages.
+            let messages = &self.messages;
+            self.expiries.retain(|Reverse((_, reference))| messages.get(*reference).is_some_and(may_expire));
+            self.expiries_sweep_at = (2 * self.expiries.len()).max(super::FIRST_SWEEP);
         }
+        let deadline = time.plus(Duration::from_millis(ttl)).plus(GRACE);
+        self.expiries.push(Reverse((deadline, reference)));
     }
 
     fn expiry_of(&mut self, reference: MessageRef, party: &Party) -> Option<(Name, u64)> {
@@ -65,7 +65,7 @@ impl Lifecycles {
         let Some(publisher) = self.messages.get(reference).and_then(|entry| entry.publisher.clone()) else { return };
         let Some((queue, _)) = self.expiry_of(reference, &publisher) else { return };
         let Some(entry) = self.messages.get_mut(reference) else { return };
-        if !entry.chains.is_empty() || !matches!(entry.state, State::Created | State::Confirmed) {
+        if !may_expire(entry) {
             return;
         }
         let mut chain = Chain::new(Some(queue), State::Expired);
@@ -78,4 +78,9 @@ impl Lifecycles {
         observer.transition(&line);
         self.dead_letter_expired(time, reference, place, observer);
     }
+}
+
+/// Whether nobody was given it yet.
+fn may_expire(entry: &Message) -> bool {
+    entry.chains.is_empty() && matches!(entry.state, State::Created | State::Confirmed)
 }

@@ -84,6 +84,8 @@ pub(super) struct Message {
     pub evidence: Evidence,
     /// There were other messages with the same identity, so that deliveries were matched first in, first out.
     pub ambiguous: bool,
+    /// The broker has still to say whether it took it.
+    pub awaits_confirm: bool,
     /// Where it was published to; of a message whose publish was not seen, where its first delivery said it was.
     pub route: Arc<Route>,
     pub publisher: Option<Arc<Party>>,
@@ -109,6 +111,7 @@ impl Message {
             state,
             evidence: Evidence::Observed,
             ambiguous: false,
+            awaits_confirm: false,
             route,
             publisher: None,
             message_id: None,
@@ -141,7 +144,8 @@ impl Message {
     /// Where it belongs, by what may still come.
     pub fn list(&self) -> List {
         let ended = matches!(self.state, State::Returned | State::PublishFailed | State::Expired | State::Dropped);
-        let open = self.chains.iter().any(Chain::is_open) || (self.chains.is_empty() && !ended);
+        // A consumer may be done with it before the broker confirms it.
+        let open = self.awaits_confirm || self.chains.iter().any(Chain::is_open) || (self.chains.is_empty() && !ended);
         if open {
             return List::Active;
         }

@@ -80,6 +80,9 @@ pub struct Statistics {
     pub refused_declarations: u64,
 }
 
+/// Tables whose entries may go stale are swept from this size on.
+const FIRST_SWEEP: usize = 4096;
+
 /// The state machine of all messages.
 pub struct Lifecycles {
     messages: Messages,
@@ -90,8 +93,12 @@ pub struct Lifecycles {
     bindings: u32,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
     held_bodies: HashMap<u64, MessageRef>,
+    /// When so many are held, those whose message was forgotten are dropped.
+    held_bodies_sweep_at: usize,
     /// When messages expire that nobody has been given.
     expiries: BinaryHeap<Reverse<(Timestamp, MessageRef)>>,
+    /// When so many are waited for, those that can expire no longer are dropped.
+    expiries_sweep_at: usize,
     /// Some queue has a time to live.
     expiring: bool,
     statistics: Statistics,
@@ -130,7 +137,9 @@ impl Lifecycles {
             topologies: HashMap::new(),
             bindings: 1,
             held_bodies: HashMap::new(),
+            held_bodies_sweep_at: FIRST_SWEEP,
             expiries: BinaryHeap::new(),
+            expiries_sweep_at: FIRST_SWEEP,
             expiring: false,
             statistics: Statistics::default(),
         }

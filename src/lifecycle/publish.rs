@@ -51,17 +51,12 @@ impl Lifecycles {
         entry.extras = message.extras;
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
-        let reference = self.messages.insert(entry);
         let ended = self.is_ended(channel);
+        let tag = tag.filter(|tag| !ended && self.channel(channel).unconfirmed.takes(*tag));
+        entry.awaits_confirm = tag.is_some();
+        let reference = self.messages.insert(entry);
         if !ended {
-            let channel = self.channel(channel);
-            let refused = match tag {
-                Some(tag) => channel.unconfirmed.push(tag, reference).is_err(),
-                None => true,
-            };
-            if refused {
-                channel.remember(reference);
-            }
+            self.remember(channel, tag, reference);
         }
         let Some(entry) = self.messages.get(reference) else { return };
         let mut line = emit::of_message(entry, Some(&party), time);
@@ -74,6 +69,33 @@ impl Lifecycles {
         } else {
             // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
             self.publish_failed(time, reference, Failure::of(Reason::ChannelClosed), observer);
+        }
+    }
+
+    /// Keeps a publish for what the broker says of it.
+    fn remember(&mut self, id: ChannelId, tag: Option<u64>, reference: MessageRef) {
+        let channel = self.channel(id);
+        match tag {
+            Some(tag) => {
+                // It was asked before whether it takes this tag.
+                let _ = channel.unconfirmed.push(tag, reference);
+                if channel.unconfirmed.is_long() {
+                    let Lifecycles { messages, connections, .. } = self;
+                    if let Some(connection) = connections.get_mut(&id.connection) {
+                        let channel = connection.channels.entry((id.number, id.incarnation)).or_default();
+                        channel.unconfirmed.trim(|reference| messages.get(*reference).is_none());
+                    }
+                }
+            }
+            None => channel.remember(reference),
+        }
+    }
+
+    /// The broker has said whether it took a publish, or never will.
+    pub(super) fn answered(&mut self, reference: MessageRef) {
+        if let Some(entry) = self.messages.get_mut(reference) {
+            entry.awaits_confirm = false;
+            self.settle_message(reference);
         }
     }
 
@@ -113,17 +135,17 @@ impl Lifecycles {
         }
         for reference in taken {
             let Some(entry) = self.messages.get_mut(reference) else { continue };
-            if entry.state != State::Created {
-                continue;
+            if entry.state == State::Created {
+                entry.state = State::Confirmed;
+                entry.evidence = emit::evidence(inferred);
+                entry.confirmed = time.into();
+                let mut line = emit::of_message(entry, Some(&party), time);
+                line.previous = Some(State::Created);
+                line.attributes.operation = Some("confirm");
+                line.attributes.settlement = settlement;
+                observer.transition(&line);
             }
-            entry.state = State::Confirmed;
-            entry.evidence = emit::evidence(inferred);
-            entry.confirmed = time.into();
-            let mut line = emit::of_message(entry, Some(&party), time);
-            line.previous = Some(State::Created);
-            line.attributes.operation = Some("confirm");
-            line.attributes.settlement = settlement;
-            observer.transition(&line);
+            self.answered(reference);
         }
     }
 
@@ -143,6 +165,7 @@ impl Lifecycles {
         for reference in taken {
             let failure = Failure { inferred, settlement, ..Failure::of(Reason::Refused) };
             self.publish_failed(time, reference, failure, observer);
+            self.answered(reference);
         }
     }
 

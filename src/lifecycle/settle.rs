@@ -261,14 +261,15 @@ impl Lifecycles {
         if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
             self.publish_refused_with(time, untold, error, observer);
         }
-        if by == Some(Peer::Client) || channel.confirms_doubtful {
-            return;
-        }
+        let nobody_knows = by == Some(Peer::Client) || channel.confirms_doubtful;
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
         for reference in waiting {
-            let failure = Failure { inferred: true, error, ..Failure::of(reason) };
-            self.publish_failed(time, reference, failure, observer);
+            if !nobody_knows {
+                let failure = Failure { inferred: true, error, ..Failure::of(reason) };
+                self.publish_failed(time, reference, failure, observer);
+            }
+            self.answered(reference);
         }
     }
 
