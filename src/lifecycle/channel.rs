@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub attempt: u32,
     pub consumer: Option<Name>,
     pub redelivered: bool,
+    /// How often the broker says that it failed before (x-delivery-count of quorum queues).
+    pub failures: u32,
     /// Position behind its last byte, in the broker's flow.
     pub end: Position,
     /// A settlement of it may have been lost in a hole.

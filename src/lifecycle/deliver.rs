@@ -81,6 +81,7 @@ impl Lifecycles {
             attempt: chain.attempt,
             consumer: delivery.consumer,
             redelivered: delivery.redelivered,
+            failures: broker_count.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
             end: delivery.end,
             doubtful: false,
             queue_gone: false,

@@ -121,14 +121,15 @@ impl Lifecycles {
 
     /// RabbitMQ ≥ 4.3 does not count basic.nack with requeue as a failed delivery.
     fn nack_is_free(&self, connection: ConnectionId) -> bool {
-        let session = self.connections.get(&connection).and_then(|connection| connection.session.as_ref());
-        let Some(version) =
-            session.and_then(|s| s.broker.as_deref()).and_then(|broker| broker.split_whitespace().last())
-        else {
-            return false;
-        };
+        self.broker_version(connection).is_some_and(|version| version >= (4, 3))
+    }
+
+    /// Major and minor version of a connection's broker, where it has said so.
+    fn broker_version(&self, connection: ConnectionId) -> Option<(u32, u32)> {
+        let session = self.connections.get(&connection)?.session.as_ref()?;
+        let version = session.broker.as_deref()?.split_whitespace().last()?;
         let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-        (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (4, 3)
+        Some((parts.next().unwrap_or(0), parts.next().unwrap_or(0)))
     }
 
     /// A failed delivery goes back to its queue, unless that was the last one that the queue allows.
@@ -143,21 +144,24 @@ impl Lifecycles {
         let (reference, place) = (held.message, held.chain as usize);
         if held.queue_gone {
             self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
-        } else if counted && self.is_at_delivery_limit(reference, place) {
+        } else if counted && self.is_at_delivery_limit(held) {
             self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
             self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
     }
 
-    fn is_at_delivery_limit(&mut self, reference: MessageRef, place: usize) -> bool {
-        let Some(chain) = self.messages.get(reference).and_then(|entry| entry.chains.get(place)) else { return false };
+    /// Whether a quorum queue gives a message up that has failed once more. The broker counts from the message's last arrival
+    /// in the queue on, and tells its count with each delivery.
+    fn is_at_delivery_limit(&mut self, held: &Held) -> bool {
+        let Some(chain) = self.messages.chain(held) else { return false };
         let (Some(queue), Some(holder)) = (chain.queue.clone(), chain.holder.clone()) else { return false };
-        let Some(deliveries) = chain.delivery else { return false };
+        let usual = self.broker_version(holder.connection).and_then(usual_delivery_limit);
         let Some(arguments) = self.topology(&holder).arguments(&queue) else { return false };
         let quorum = arguments.queue_type.as_deref() == Some("quorum");
-        let limit = arguments.delivery_limit.and_then(|limit| u32::try_from(limit).ok());
-        quorum && limit.is_some_and(|limit| deliveries.get() > limit)
+        // A negative limit is none.
+        let limit = arguments.delivery_limit.map_or(usual, |limit| u32::try_from(limit).ok());
+        quorum && limit.is_some_and(|limit| held.failures >= limit)
     }
 
     /// A channel ended: what was outstanding on it comes again, what waited for a confirm never gets one.
@@ -447,6 +451,11 @@ impl Messages {
         self.settle(held.message);
         true
     }
+}
+
+/// RabbitMQ ≥ 4.0 limits every quorum queue that does not say otherwise.
+fn usual_delivery_limit(version: (u32, u32)) -> Option<u32> {
+    (version >= (4, 0)).then_some(20)
 }
 
 fn has_copies(entry: &Message) -> bool {

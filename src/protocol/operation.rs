@@ -150,7 +150,8 @@ pub struct Extras {
     pub acquired_count: Option<u64>,
     /// x-stream-offset.
     pub stream_offset: Option<u64>,
-    /// The message has a CC header: it may be in queues that its routing key does not name.
+    /// The message has a CC header, or at its publish a BCC header, which the broker removes: it may be in queues that its
+    /// routing key does not name.
     pub carbon_copies: bool,
 }
 

@@ -406,8 +406,9 @@ impl Channel {
     }
 
     fn end_transaction(&mut self, commit: bool, out: &mut Output<'_>) {
-        if !self.transactions.get_or_insert_default().end(commit) {
-            out.trouble(Trouble::BudgetExhausted);
+        match self.transactions.get_or_insert_default().end(commit) {
+            Some(operations) => operations.into_iter().for_each(|operation| out.push(operation)),
+            None => out.trouble(Trouble::BudgetExhausted),
         }
     }
 

@@ -96,7 +96,7 @@ impl Header {
             b"x-delivery-count" => self.extras().delivery_count = value.unsigned(),
             b"x-acquired-count" => self.extras().acquired_count = value.unsigned(),
             b"x-stream-offset" => self.extras().stream_offset = value.unsigned(),
-            b"CC" => self.extras().carbon_copies = true,
+            b"CC" | b"BCC" => self.extras().carbon_copies = true,
             b"traceparent" => match value.text().and_then(identity::traceparent) {
                 Some(trace) => {
                     self.extras().trace = Some(trace);
@@ -251,6 +251,10 @@ mod tests {
         ]
         .concat();
         let extras = read(&header(1 << 13, &table(&headers))).extras.unwrap();
+        assert!(!extras.carbon_copies);
+        for copies in [&b"\x02CCA\0\0\0\x06S\0\0\0\x01a"[..], b"\x03BCCA\0\0\0\x06S\0\0\0\x01a"] {
+            assert!(read(&header(1 << 13, &table(copies))).extras.unwrap().carbon_copies);
+        }
         assert_eq!((extras.delivery_count, extras.stream_offset), (Some(2), Some(99)));
         let death = &extras.deaths[0];
         assert_eq!((&*death.queue, &*death.reason, death.count, &*death.exchange), ("work", "rejected", 3, ""));

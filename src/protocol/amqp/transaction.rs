@@ -1,4 +1,7 @@
 //! Transactions: a publish or a settlement in one counts only when it is committed.
+//!
+//! The client's commit decides, not the broker's answer: the broker hands committed messages to queues, and so to consumers,
+//! before it answers. Only where the commit itself was missed the answer tells.
 
 use std::collections::VecDeque;
 
@@ -66,19 +69,20 @@ impl Transactions {
         self.kept
     }
 
-    /// The client ends the transaction; false if too many ends wait for their answers.
-    pub fn end(&mut self, commit: bool) -> bool {
+    /// The client ends the transaction: what is committed by that. `None` if too many ends wait for their answers.
+    pub fn end(&mut self, commit: bool) -> Option<Vec<Operation>> {
         let mut batch = self.before_gap.take().unwrap_or_default();
         batch.append(std::mem::take(&mut self.open));
+        self.kept -= batch.operations.len();
         if self.ending.len() >= MOST_ENDS {
-            self.kept -= batch.operations.len();
-            return false;
+            return None;
         }
+        let operations = std::mem::take(&mut batch.operations);
         self.ending.push_back((commit, batch));
-        true
+        Some(if commit { operations } else { Vec::new() })
     }
 
-    /// The broker ended a transaction: what was in it, if that is known.
+    /// The broker ended a transaction: how much was in it, if that is known, and what the commit did not tell.
     pub fn ended(&mut self, commit: bool) -> Option<Batch> {
         let batch = match self.ending.front() {
             Some((expected, _)) if *expected == commit => self.ending.pop_front().map(|(_, batch)| batch),
@@ -126,12 +130,12 @@ mod tests {
     fn answers_come_in_order() {
         let mut transactions = Transactions::default();
         transactions.keep(settle(1), true);
-        transactions.end(true);
+        assert_eq!(transactions.end(true), Some(vec![settle(1)]));
         transactions.keep(settle(2), true);
-        transactions.end(false);
+        assert_eq!(transactions.end(false), Some(vec![]));
         assert!(transactions.ended(false).is_none());
-        assert_eq!(transactions.ended(true).unwrap().operations, [settle(1)]);
-        assert_eq!(transactions.ended(false).unwrap().operations, [settle(2)]);
+        assert_eq!(transactions.ended(true).unwrap().settled, 1);
+        assert_eq!(transactions.ended(false).unwrap().settled, 1);
         assert!(transactions.ended(true).is_none());
         assert_eq!(transactions.kept(), 0);
     }
@@ -154,7 +158,8 @@ mod tests {
         let mut transactions = Transactions::default();
         let kept = (0..MOST_OPERATIONS as u64 + 5).filter(|&tag| transactions.keep(settle(tag), true)).count();
         assert_eq!(kept, MOST_OPERATIONS);
-        transactions.end(true);
+        assert_eq!(transactions.end(true).map(|operations| operations.len()), Some(MOST_OPERATIONS));
+        assert_eq!(transactions.kept(), 0);
         assert_eq!(transactions.ended(true).unwrap().settled, MOST_OPERATIONS as u64 + 5);
     }
 }
