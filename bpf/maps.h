@@ -39,24 +39,26 @@ struct frames {
  * `untracked_sockets`.
  */
 struct socket_state {
+	/* Of every packet and read. */
 	__u64 cookie;
-	__u64 cgroup;
 	__u32 generation;
 	__u8 verdict;
 	__u8 announced;
 	__u8 origin;
 	__u8 flags;
-	__u32 netns;
+	__u32 lost[2];	/* by direction */
+	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
+	__u32 owner_pid;
+	__u32 reported_copied;
 	__u16 broker_port;
 	__u16 undecided_packets;
+	struct frames frames[2]; /* by direction */
+	/* Of its beginning. */
+	__u64 cgroup;
+	__u32 netns;
 	__u32 send_start; /* sequence number of the first byte that it sent, or one less if it is a client */
 	__u32 receive_start;
 	__u32 connection; /* hash of its addresses */
-	__u32 reported_copied;
-	__u32 owner_pid;
-	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
-	__u32 lost[2];
-	struct frames frames[2]; /* by direction */
 	char executable[EXECUTABLE_BYTES];
 };
 
