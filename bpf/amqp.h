@@ -8,6 +8,8 @@
 #define FRAME_HEAD 7 /* type, channel, size */
 #define AMQP_FRAME_END 0xCE
 #define AMQP_CLASS_BASIC 60
+#define AMQP_BASIC_ACK 80
+#define CONFIRM_BYTES 21		/* basic.ack: a frame's head, class, method, tag, bits, end octet */
 #define BODY_ANNOUNCED (1 + FRAME_HEAD) /* an end octet, and the head of a body frame behind it */
 
 enum frame_type {

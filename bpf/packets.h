@@ -64,6 +64,24 @@ static __always_inline void take(struct __sk_buff *skb, struct packet *p, struct
 }
 
 /*
+ * Takes note of a packet that is one confirm and nothing else, so that its being read is not reported. Should the same bytes
+ * be the end of a body, its consumer's next read tells instead.
+ */
+static __always_inline void note_confirm(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
+{
+	__u8 frame[CONFIRM_BYTES];
+
+	if (p->length != sizeof(frame) || bpf_skb_load_bytes(skb, p->payload, frame, sizeof(frame)))
+		return;
+	if (frame[0] != FRAME_METHOD || be32(frame + 3) != CONFIRM_BYTES - FRAME_HEAD - 1 ||
+	    be32(frame + FRAME_HEAD) != (AMQP_CLASS_BASIC << 16 | AMQP_BASIC_ACK) || frame[CONFIRM_BYTES - 1] != AMQP_FRAME_END)
+		return;
+	if (s->confirms_to != p->sequence)
+		s->confirms_from = p->sequence;
+	s->confirms_to = p->sequence + CONFIRM_BYTES;
+}
+
+/*
  * Whether this end leaves the packet to the other one. Usually that is so for what it receives. Where addresses are
  * translated between the two, userspace could not see that they are one connection: then one end takes both directions,
  * the client's, and the other retires.
@@ -172,7 +190,11 @@ static __always_inline void tap(struct __sk_buff *skb, __u32 direction)
 	if (parsed == PARSED_UNREADABLE)
 		return unreadable(skb);
 	s = interesting(skb, &p);
-	if (!s || (direction == INGRESS && s->flags & STATE_PEER_CAPTURED))
+	if (!s)
+		return;
+	if (direction == INGRESS && !(s->flags & STATE_BROKER_END))
+		note_confirm(skb, &p, s);
+	if (direction == INGRESS && s->flags & STATE_PEER_CAPTURED)
 		return;
 	if (!(s->flags & (STATE_PEER_CAPTURED | STATE_PEER_FOUND)) && left_to_peer(skb, &p, s))
 		return;

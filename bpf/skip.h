@@ -62,6 +62,7 @@ static __always_inline void remember(struct packet *p, struct socket_state *s, s
 	f->keep = w->keep;
 	f->expects = w->expects;
 	f->known = 1;
+	s->skipping[p->direction & 1] = from != next;
 }
 
 /* Copies up to `end`, and leaves out what is between there and `resume`. */
@@ -213,6 +214,7 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 		return true;
 	}
 	f->known = 0;
+	s->skipping[p->direction & 1] = 0;
 	if (next < 0 || (next && !ends_frame(skb, p, next - 1)))
 		return true;
 	if (next > from + LEAST_SKIPPED)
@@ -228,11 +230,9 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 /* Whether a packet is worth a walk before it is copied: it is large, or it ends a body that is being left out. */
 static __always_inline bool may_skip(struct packet *p, struct socket_state *s)
 {
-	struct frames *f = &s->frames[p->direction & 1];
-
 	if (!control.skip_from_bytes || p->length > LARGEST_PACKET)
 		return false;
-	return p->length >= control.skip_from_bytes || (f->known && f->from != f->next);
+	return p->length >= control.skip_from_bytes || s->skipping[p->direction & 1];
 }
 
 static __always_inline int frames_to_follow(struct frames *f)
