@@ -137,4 +137,16 @@ struct {
 /* In .bss, which userspace maps into its memory. */
 struct control control;
 
+/* Whether nothing but its ports is needed to know that a connection interests nobody. */
+static __always_inline bool ports_exclude(__u16 one, __u16 other)
+{
+	if (!control.ports_decide)
+		return false;
+	for (__u32 i = 0; i < WATCH_PORTS && i < control.watch_ports_used; i++) {
+		if (control.watch_ports[i] == one || control.watch_ports[i] == other)
+			return false;
+	}
+	return true;
+}
+
 #endif

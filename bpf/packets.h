@@ -164,8 +164,11 @@ static __always_inline struct socket_state *interesting(struct __sk_buff *skb, s
 	struct bpf_sock *sk = skb->sk;
 	struct socket_state *s;
 
+	/* The socket's ports: those in the packet may be translated ones. */
+	if (!sk || ports_exclude(sk->src_port, bpf_ntohs(sk->dst_port)))
+		return NULL;
 	/* Only full TCP sockets have a state. */
-	s = sk ? bpf_sk_storage_get(&sockets, sk, 0, 0) : NULL;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	if (!s || s->generation != control.rules_generation)
 		return settle(skb, p, s);
 	if (s->verdict == VERDICT_IGNORE) {

@@ -50,13 +50,16 @@ static __noinline bool catch_up(struct tcp_sock *tp, struct socket_state *s, str
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(acktrail_reads, struct sock *sk)
 {
-	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct socket_state *s;
 	struct task_struct *task;
 	struct tcp_sock *tp;
 	__u32 copied, pid;
 	bool known;
 
 	(void)ctx;
+	if (ports_exclude(sk->__sk_common.skc_num, bpf_ntohs(sk->__sk_common.skc_dport)))
+		return 0;
+	s = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	if (!s || s->verdict == VERDICT_IGNORE)
 		return 0;
 	known = s->generation == control.rules_generation && s->verdict == VERDICT_WATCH && s->announced;
