@@ -86,9 +86,13 @@ static __always_inline bool announces_body(const __u8 *bytes, __u32 length, __u3
 		return true;                                                                                           \
 	}
 DEFINE_EMIT(64)
+DEFINE_EMIT(128)
 DEFINE_EMIT(256)
+DEFINE_EMIT(512)
 DEFINE_EMIT(1024)
+DEFINE_EMIT(2048)
 DEFINE_EMIT(4096)
+DEFINE_EMIT(8192)
 DEFINE_EMIT(16384)
 DEFINE_EMIT(32768)
 DEFINE_EMIT(65536)
@@ -102,8 +106,12 @@ static __always_inline bool emit_small(struct __sk_buff *skb, struct packet *p, 
 	p->end = n;
 	if (n <= 64)
 		return emit_64(skb, p, s, 0, n);
+	if (n <= 128)
+		return emit_128(skb, p, s, 0, n);
 	if (n <= 256)
 		return emit_256(skb, p, s, 0, n);
+	if (n <= 512)
+		return emit_512(skb, p, s, 0, n);
 	return emit_1024(skb, p, s, 0, n);
 }
 
@@ -135,8 +143,12 @@ __noinline __u32 emit(struct __sk_buff *skb, struct packet *p, struct socket_sta
 		n = LARGEST_CHUNK;
 	if (n <= 1024)
 		emitted = emit_1024(skb, p, s, offset, n);
+	else if (n <= 2048)
+		emitted = emit_2048(skb, p, s, offset, n);
 	else if (n <= 4096)
 		emitted = emit_4096(skb, p, s, offset, n);
+	else if (n <= 8192)
+		emitted = emit_8192(skb, p, s, offset, n);
 	else if (n <= 16384)
 		emitted = emit_16384(skb, p, s, offset, n);
 	else if (n <= 32768)
