@@ -62,7 +62,7 @@ impl Default for Options {
             ports: Vec::new(),
             cgroups: Vec::new(),
             discover: true,
-            ring_bytes: 16 << 20,
+            ring_bytes: 8 << 20,
             skip_bodies_from: Some(4096),
             sample_connections: 1.0,
             cgroup_root: None,
