@@ -160,8 +160,8 @@ enum reader_state {
 #define WATCH_PORTS 64
 
 /*
- * The page that userspace writes without a system call, and so without privileges on every kernel. Rules are read by every packet, the reader's state is written
- * by both sides: they sit on cache lines of their own.
+ * The page that userspace writes without a system call, and so without privileges on every kernel. Rules are read by every
+ * packet, the reader's state is written by both sides: they sit on cache lines of their own.
  */
 struct control {
 	__u32 rules_generation; /* a socket whose verdict is of another generation is decided again at its next packet */
@@ -175,8 +175,9 @@ struct control {
 	__u32 reader_state;
 	__u32 pad2[15];
 	__u32 watch_ports_used;
+	__u32 ports_decide;		/* a connection without a watched port cannot be of interest: nothing else is looked at */
 	__u16 watch_ports[WATCH_PORTS]; /* of brokers: configured, or of listening sockets found; at either end */
-	__u32 pad3[31];
+	__u32 pad3[30];
 };
 LAYOUT(control, rules_generation, 0, 4);
 LAYOUT(control, unmatched, 4, 4);
@@ -187,7 +188,8 @@ LAYOUT(control, wake_bytes, 20, 4);
 LAYOUT(control, announce_listeners, 24, 4);
 LAYOUT(control, reader_state, 64, 4);
 LAYOUT(control, watch_ports_used, 128, 4);
-LAYOUT(control, watch_ports, 132, 128);
+LAYOUT(control, ports_decide, 132, 4);
+LAYOUT(control, watch_ports, 136, 128);
 LAYOUT_SIZE(control, 384);
 
 /* One per processor, cumulative. The units are in the names. */

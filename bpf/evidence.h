@@ -7,46 +7,17 @@
 #ifndef ACKTRAIL_EVIDENCE_H
 #define ACKTRAIL_EVIDENCE_H
 
+#include "amqp.h"
 #include "packet.h"
 #include "socket.h"
 
 #define UNDECIDED_PACKETS 64
-#define AMQP_FRAME_METHOD 1
-#define AMQP_FRAME_END 0xCE
-#define AMQP_CLASS_BASIC 60
 
 enum evidence {
 	EVIDENCE_NONE,
 	EVIDENCE_AMQP,
 	EVIDENCE_OTHER, /* certainly not AMQP */
 };
-
-/* Methods of class 60 (AMQP 0-9-1, and RabbitMQ's basic.nack): 10 20 30 … 110, and 11 21 31 71 72 111. */
-static __always_inline bool is_basic_method(__u16 method)
-{
-	switch (method) {
-	case 10:
-	case 11:
-	case 20:
-	case 21:
-	case 30:
-	case 31:
-	case 40:
-	case 50:
-	case 60:
-	case 70:
-	case 71:
-	case 72:
-	case 80:
-	case 90:
-	case 100:
-	case 110:
-	case 111:
-	case 120:
-		return true;
-	}
-	return false;
-}
 
 /* A whole method frame of class basic at the packet's start. */
 static __always_inline bool begins_with_basic_method(struct __sk_buff *skb, struct packet *p)
@@ -57,7 +28,7 @@ static __always_inline bool begins_with_basic_method(struct __sk_buff *skb, stru
 	if (p->length < sizeof(head) + 1 || bpf_skb_load_bytes(skb, p->payload, head, sizeof(head)))
 		return false;
 	size = (__u32)head[3] << 24 | head[4] << 16 | head[5] << 8 | head[6];
-	if (head[0] != AMQP_FRAME_METHOD || size < 4 || size > p->length - 8)
+	if (head[0] != FRAME_METHOD || size < 4 || size > p->length - 8)
 		return false;
 	if (head[7] || head[8] != AMQP_CLASS_BASIC || !is_basic_method(head[9] << 8 | head[10]))
 		return false;

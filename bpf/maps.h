@@ -19,6 +19,7 @@ struct {
 #define STATE_SAMPLED_OUT 8   /* ignored because of sampling; its packets are counted */
 #define STATE_BROKER_END 16   /* the broker reads here, and nobody asks when */
 #define STATE_PROVEN 32	      /* its bytes proved a broker's protocol: watched under every rule that lets bytes decide */
+#define STATE_OWNER_READ 128  /* its owner is known for certain: that process has read */
 
 /* Where a stream stands, so that its next packet can be read from there on (skip.h). */
 struct frames {
@@ -39,26 +40,36 @@ struct frames {
  * `untracked_sockets`.
  */
 struct socket_state {
+	/* Of every packet and read: with the kernel's own word before it, one cache line. */
 	__u64 cookie;
-	__u64 cgroup;
 	__u32 generation;
 	__u8 verdict;
 	__u8 announced;
 	__u8 origin;
 	__u8 flags;
-	__u32 netns;
+	__u32 lost[2];	/* by direction */
+	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
+	__u32 owner_pid;
 	__u16 broker_port;
-	__u16 undecided_packets;
+	__u8 undecided_packets;
+	__u8 pad;
+	__u8 skipping[2]; /* by direction: a body is being left out */
+	__u8 pad2[2];
+	__u32 reported_copied;
+	__u32 confirms_from; /* sequence numbers: what it received between them is nothing but confirms */
+	__u32 confirms_to;
+	/* Of packets with bodies. */
+	struct frames frames[2]; /* by direction */
+	/* Of its beginning. */
+	__u64 cgroup;
+	__u32 netns;
 	__u32 send_start; /* sequence number of the first byte that it sent, or one less if it is a client */
 	__u32 receive_start;
 	__u32 connection; /* hash of its addresses */
-	__u32 reported_copied;
-	__u32 owner_pid;
-	__u32 searches; /* packets for which its peer was looked for in `captured_egress` in vain */
-	__u32 lost[2];
-	struct frames frames[2]; /* by direction */
 	char executable[EXECUTABLE_BYTES];
 };
+
+_Static_assert(__builtin_offsetof(struct socket_state, frames) <= 64 - sizeof(void *), "beyond the first cache line");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -125,5 +136,17 @@ struct {
 
 /* In .bss, which userspace maps into its memory. */
 struct control control;
+
+/* Whether nothing but its ports is needed to know that a connection interests nobody. */
+static __always_inline bool ports_exclude(__u16 one, __u16 other)
+{
+	if (!control.ports_decide)
+		return false;
+	for (__u32 i = 0; i < WATCH_PORTS && i < control.watch_ports_used; i++) {
+		if (control.watch_ports[i] == one || control.watch_ports[i] == other)
+			return false;
+	}
+	return true;
+}
 
 #endif

@@ -16,6 +16,8 @@ struct packet {
 	/* What becomes of it. */
 	__u32 end;  /* of the range that is being copied */
 	__u32 more; /* another range follows */
+	__u32 announces_body;
+	__u32 taken; /* all of it is copied: what its frames say is only taken note of */
 	__u32 captured;
 	__u32 skipped;
 };
@@ -46,11 +48,24 @@ static __always_inline __u32 skip_ipv6_extensions(struct __sk_buff *skb, __u8 ne
 	return 0;
 }
 
+/* The payload behind this TCP header. */
+static __always_inline int found_tcp(struct __sk_buff *skb, struct packet *p, struct tcphdr *tcp, __u32 offset)
+{
+	offset += tcp->doff * 4;
+	if (skb->len <= offset)
+		return PARSED_NOTHING;
+	p->payload = offset;
+	p->length = skb->len - offset;
+	p->sequence = bpf_ntohl(tcp->seq) + tcp->syn;
+	p->acknowledged = tcp->ack ? bpf_ntohl(tcp->ack_seq) : 0;
+	return PARSED_PAYLOAD;
+}
+
 /*
- * Finds the payload: an enum parsed. A global function, as others here and in packets.h: the verifier looks at it once and
- * by itself, and not again for each way that leads there, which 6.1 does not finish.
+ * Finds the payload behind options and extension headers. A global function, as others here and in packets.h: the verifier
+ * looks at it once and by itself, and not again for each way that leads there, which 6.1 does not finish.
  */
-__noinline int parse(struct __sk_buff *skb, struct packet *p)
+__noinline int parse_any(struct __sk_buff *skb, struct packet *p)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct tcphdr *tcp;
@@ -75,14 +90,23 @@ __noinline int parse(struct __sk_buff *skb, struct packet *p)
 	tcp = data + (offset & 0x3fff);
 	if ((void *)(tcp + 1) > end)
 		return PARSED_UNREADABLE;
-	offset += tcp->doff * 4;
-	if (skb->len <= offset)
-		return PARSED_NOTHING;
-	p->payload = offset;
-	p->length = skb->len - offset;
-	p->sequence = bpf_ntohl(tcp->seq) + tcp->syn;
-	p->acknowledged = tcp->ack ? bpf_ntohl(tcp->ack_seq) : 0;
-	return PARSED_PAYLOAD;
+	return found_tcp(skb, p, tcp, offset);
+}
+
+/* Finds the payload: an enum parsed. Most packets have no options, and most of those without payload end here. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ipv4 = data;
+	struct ipv6hdr *ipv6 = data;
+
+	if (data + sizeof(*ipv4) + sizeof(struct tcphdr) > end)
+		return parse_any(skb, p);
+	if (*(__u8 *)data == 0x45)
+		return ipv4->protocol == IPPROTO_TCP ? found_tcp(skb, p, (void *)(ipv4 + 1), sizeof(*ipv4)) : PARSED_NOTHING;
+	if (*(__u8 *)data >> 4 == 6 && ipv6->nexthdr == IPPROTO_TCP && (void *)(ipv6 + 1) + sizeof(struct tcphdr) <= end)
+		return found_tcp(skb, p, (void *)(ipv6 + 1), sizeof(*ipv6));
+	return parse_any(skb, p);
 }
 
 #endif

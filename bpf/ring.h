@@ -23,6 +23,16 @@ static __always_inline __u64 wake_flags(void)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
+/* For small records: what waits is looked at for one in 16 of them. The low bits of the time are as good as dice. */
+static __always_inline __u64 wake_flags_now_and_then(__u64 time_ns)
+{
+	volatile __u32 *state = &control.reader_state;
+
+	if (*state != READER_ASLEEP && time_ns & 15)
+		return BPF_RB_NO_WAKEUP;
+	return wake_flags();
+}
+
 /* This processor's. Added to atomically: a packet in an interrupt may come between two halves of an addition. */
 static __always_inline struct counters *own_counters(void)
 {
@@ -39,6 +49,14 @@ static __always_inline void count_ring_full(__u32 bytes)
 		__sync_fetch_and_add(&c->ring_full_records, 1);
 		__sync_fetch_and_add(&c->ring_full_bytes, bytes);
 	}
+}
+
+static __always_inline void count_skipped(__u32 bytes)
+{
+	struct counters *c = own_counters();
+
+	if (c)
+		__sync_fetch_and_add(&c->skipped_bytes, bytes);
 }
 
 static __always_inline void count_unreadable(void)

@@ -14,7 +14,7 @@
 #ifndef ACKTRAIL_SKIP_H
 #define ACKTRAIL_SKIP_H
 
-#include "evidence.h"
+#include "amqp.h"
 #include "segment.h"
 
 #define KEPT_BYTES 1024	     /* of each body: what userspace tells twins apart by */
@@ -23,14 +23,6 @@
 #define FRAMES_IN_VAIN 6     /* the same for a stream whose messages have been small lately */
 #define PACKETS_IN_VAIN 8    /* lately: so many packets without anything to leave out; one in 16 is followed all the same */
 #define LARGEST_FRAME (1 << 28)
-#define FRAME_HEAD 7
-
-enum frame_type {
-	FRAME_METHOD = 1,
-	FRAME_HEADER = 2,
-	FRAME_BODY = 3,
-	FRAME_HEARTBEAT = 8,
-};
 
 enum expectation {
 	EXPECTS_ANY,	/* a frame begins here */
@@ -51,11 +43,6 @@ struct walk {
 	__u16 pad;
 };
 
-static __always_inline __u32 be32(const __u8 *at)
-{
-	return (__u32)at[0] << 24 | at[1] << 16 | at[2] << 8 | at[3];
-}
-
 static __always_inline bool ends_frame(struct __sk_buff *skb, struct packet *p, __u32 offset)
 {
 	__u8 octet;
@@ -75,12 +62,15 @@ static __always_inline void remember(struct packet *p, struct socket_state *s, s
 	f->keep = w->keep;
 	f->expects = w->expects;
 	f->known = 1;
+	s->skipping[p->direction & 1] = from != next;
 }
 
 /* Copies up to `end`, and leaves out what is between there and `resume`. */
 static __always_inline void leave_out(struct __sk_buff *skb, struct packet *p, struct socket_state *s, struct walk *w,
 				      __u32 end, __u32 resume)
 {
+	if (p->taken)
+		return;
 	p->more = resume < p->length;
 	if (end > w->copied)
 		p->captured += emit_range(skb, p, s, w->copied, end);
@@ -224,6 +214,7 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 		return true;
 	}
 	f->known = 0;
+	s->skipping[p->direction & 1] = 0;
 	if (next < 0 || (next && !ends_frame(skb, p, next - 1)))
 		return true;
 	if (next > from + LEAST_SKIPPED)
@@ -236,30 +227,12 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 	return true;
 }
 
-/*
- * A small packet whose last bytes are the head of a large body frame, behind an end octet: clients that buffer small writes
- * and let large ones through send the body in packets of its own.
- */
-static __always_inline bool announces_body(struct __sk_buff *skb, struct packet *p)
+/* Whether a packet is worth a walk before it is copied: it is large, or it ends a body that is being left out. */
+static __always_inline bool may_skip(struct packet *p, struct socket_state *s)
 {
-	__u8 tail[1 + FRAME_HEAD];
-
-	if (p->length < sizeof(tail) ||
-	    bpf_skb_load_bytes(skb, p->payload + p->length - sizeof(tail), tail, sizeof(tail)))
-		return false;
-	return tail[0] == AMQP_FRAME_END && tail[1] == FRAME_BODY && be32(tail + 4) >= control.skip_from_bytes;
-}
-
-/* Whether a packet is worth a walk: it is large, it ends a body that is being left out, or it announces one. */
-static __always_inline bool may_skip(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
-{
-	struct frames *f = &s->frames[p->direction & 1];
-
 	if (!control.skip_from_bytes || p->length > LARGEST_PACKET)
 		return false;
-	if (p->length >= control.skip_from_bytes || (f->known && f->from != f->next))
-		return true;
-	return announces_body(skb, p);
+	return p->length >= control.skip_from_bytes || s->skipping[p->direction & 1];
 }
 
 static __always_inline int frames_to_follow(struct frames *f)
@@ -267,7 +240,7 @@ static __always_inline int frames_to_follow(struct frames *f)
 	return f->in_vain < PACKETS_IN_VAIN || f->in_vain % 16 == 0 ? FRAMES_PER_PACKET : FRAMES_IN_VAIN;
 }
 
-/* Copies what is to be copied of a packet with large bodies. 0: it has none, and nothing is copied yet. */
+/* Copies what is to be copied of a packet with large bodies. 0: it has none, and nothing is copied here. */
 __noinline int skip_bodies(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct walk w = {};

@@ -68,6 +68,12 @@ impl Control {
         self.set(offset_of!(Layout, announce_listeners), announce.into());
     }
 
+    /// Whether a connection without a watched port is of no interest whatever else is known: its packets then cost not even a
+    /// look-up.
+    pub(super) fn set_ports_decide(&self, decide: bool) {
+        self.set(offset_of!(Layout, ports_decide), decide.into());
+    }
+
     /// Adds a port to the watched ones; false if there is no room. Without effect on sockets until the next generation.
     pub(super) fn watch_port(&self, port: u16) -> bool {
         let used = self.watched().len();
@@ -124,8 +130,9 @@ struct Layout {
     reader_state: u32,
     pad2: [u32; 15],
     watch_ports_used: u32,
+    ports_decide: u32,
     watch_ports: [u16; WATCH_PORTS],
-    pad3: [u32; 31],
+    pad3: [u32; 30],
 }
 
 #[cfg(test)]
@@ -164,6 +171,7 @@ mod tests {
             ("announce_listeners", offset_of!(Layout, announce_listeners)),
             ("reader_state", offset_of!(Layout, reader_state)),
             ("watch_ports_used", offset_of!(Layout, watch_ports_used)),
+            ("ports_decide", offset_of!(Layout, ports_decide)),
         ] {
             let line = format!("LAYOUT(control, {field}, {offset}, 4);");
             assert!(header.contains(&line), "{line}");

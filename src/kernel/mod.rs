@@ -77,7 +77,7 @@ pub enum Verdict {
     Unknown = 0,
     /// Its bytes are copied.
     Watch = 1,
-    /// Its packets cost one look-up each.
+    /// Its packets cost one look-up each at most.
     Ignore = 2,
 }
 
@@ -254,6 +254,8 @@ impl Capture {
     /// Forces a verdict upon one socket, or leaves it to the rules again. Kernels before 5.19 refuse that without
     /// privileges.
     pub fn override_cookie(&self, cookie: Cookie, verdict: Option<Verdict>) -> io::Result<()> {
+        // From now on a socket may be watched whatever its ports are.
+        self.control.set_ports_decide(false);
         match verdict {
             Some(verdict) => put(&self.maps.overrides, &cookie.0.to_ne_bytes(), &(verdict as u32).to_ne_bytes())?,
             None => remove(&self.maps.overrides, &cookie.0.to_ne_bytes())?,
@@ -399,6 +401,7 @@ impl Rules {
         }
         control.set_cgroups_only(!self.cgroups.is_empty());
         control.set_unmatched(self.unmatched);
+        control.set_ports_decide(self.unmatched == Verdict::Ignore);
         control.set_sample_below(self.sample_below);
         control.set_skip_from_bytes(self.skip_from_bytes);
         control.next_generation();

@@ -52,6 +52,32 @@ fn ipv4_loopback() {
     captures_a_connection("127.0.0.1:21001", "127.0.0.1:21001", 21001);
 }
 
+/// What a publisher reads is not asked for: one record less per message. Everything else that is read is reported.
+#[test]
+#[ignore = "needs root"]
+fn reading_a_confirm_is_not_reported() {
+    let mut tap = Tap::new(&only(21016));
+    let mut pair = Pair::new("127.0.0.1:21016".parse().unwrap());
+    let confirm = |end| [&[1, 0, 1, 0, 0, 0, 13, 0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 9, 0][..], &[end]].concat();
+    let delivery = pattern(1, 100);
+    let answers = [confirm(0xce), confirm(0xce), delivery, confirm(0xce), confirm(0xcd), confirm(0xce)];
+    let mut end = 0;
+    let mut reported = Vec::new();
+    for (number, answer) in answers.iter().enumerate() {
+        pair.exchange(b"x", answer);
+        end += answer.len() as u32;
+        if [2, 4].contains(&number) {
+            reported.push(end);
+        }
+    }
+    let client = pair.client_address();
+    pair.close();
+    tap.until("both ends", |tap| tap.closed.len() == 2);
+    let client = tap.socket(client);
+    let reads = tap.reads.iter().filter(|read| read.cookie == client.cookie);
+    assert_eq!(reads.map(|read| read.copied.wrapping_sub(client.copied)).collect::<Vec<_>>(), reported, "{tap}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn ipv6_loopback() {
