@@ -95,7 +95,7 @@ pub struct Otlp {
     pub gzip: bool,
 }
 
-/// Which messages get a trace. Failed, retried, slow and dead-lettered ones always do.
+/// Which messages get a trace. Failed, retried, slow and dead-lettered ones do, up to [`crate::export::spans::Spans::BUDGET`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
     /// Which part of the others, 0 to 1, chosen by the message's identity.

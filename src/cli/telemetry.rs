@@ -71,11 +71,9 @@ impl Telemetry {
     fn hand_over_metrics(&mut self, now: Timestamp, totals: &CaptureTotals) {
         let mut export_failed = self.exporter.failed();
         let unwritten = totals.lost.iter().filter(|loss| loss.stage == "export" && loss.reason == "lines_unwritten");
-        let own = unwritten.map(|loss| ("lines", "unwritten", loss.count)).chain([(
-            "traces",
-            "not_taken",
-            self.spans.lost(),
-        )]);
+        let own = unwritten
+            .map(|loss| ("lines", "unwritten", loss.count))
+            .chain([("traces", "not_taken", self.spans.lost()), ("traces", "over_budget", self.spans.over_budget())]);
         export_failed.extend(own.filter(|(_, _, count)| *count > 0));
         let of_stage = |stage: &str, reasons: &[&str]| {
             let wanted = totals.lost.iter().filter(|loss| loss.stage == stage && reasons.contains(&loss.reason));

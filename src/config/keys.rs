@@ -203,8 +203,8 @@ pub const KEYS: &[Key] = &[
         name: "traces.ratio",
         option: Some("--trace-ratio"),
         allowed: "a number, 0 to 1",
-        help: "Which part of the messages without trouble gets a trace. Failed, retried, slow and dead-lettered ones always \
-               do.",
+        help: "Which part of the messages without trouble gets a trace. Failed, retried, slow and dead-lettered ones do as \
+               well; where they are more than 2,000 a second, a share of them.",
         reload: true,
         get: |config| Some(format!("{:?}", config.traces.ratio)),
         set: |config, value| put(&mut config.traces.ratio, value.ratio()),

@@ -4,6 +4,7 @@
 //! application's reading to the settlement, and a span where the broker moves a message to a dead-letter queue. Which
 //! messages get them, and how their ids come about, stands in docs/metrics.md.
 
+mod budget;
 mod build;
 mod ids;
 
@@ -14,6 +15,7 @@ use hashbrown::DefaultHashBuilder;
 
 pub use self::ids::{Role, SpanContext, creation_context, span_id, trace_id};
 
+use self::budget::Budget;
 use super::metrics::Value;
 use super::registry::Attribute;
 use super::resource::Resource;
@@ -26,7 +28,7 @@ pub struct Sampling {
     /// The share of messages that get spans whatever becomes of them, 0 to 1. Decided by the trace id, so that every agent
     /// that sees the message decides alike.
     pub ratio: f64,
-    /// A message that took longer than this from Created to Acknowledged always gets spans.
+    /// A message that took longer than this from Created to Acknowledged gets spans, within [`Spans::BUDGET`].
     pub slow: Duration,
 }
 
@@ -85,6 +87,7 @@ pub struct Spans {
     pending: HashMap<u128, Span, DefaultHashBuilder>,
     pending_order: VecDeque<(Timestamp, u128)>,
     emitted: Recent,
+    budget: Budget,
 }
 
 impl Spans {
@@ -92,6 +95,9 @@ impl Spans {
     pub const CONFIRM_WAIT: Duration = Duration::from_secs(5);
     /// Producers' spans that wait at once; beyond, the oldest goes out without its confirm.
     pub const PENDING: usize = 4096;
+    /// Lines a second that get spans for what became of their message; beyond, a share of the messages does, and the rest is
+    /// counted.
+    pub const BUDGET: u64 = 2000;
     /// Finished spans that wait to be taken; beyond, new ones are lost and counted.
     pub const READY: usize = 16_384;
 
@@ -105,6 +111,7 @@ impl Spans {
             pending: HashMap::default(),
             pending_order: VecDeque::new(),
             emitted: Recent::default(),
+            budget: Budget::new(Self::BUDGET),
         }
     }
 
@@ -143,6 +150,16 @@ impl Spans {
     /// Spans lost because nobody took them.
     pub fn lost(&self) -> u64 {
         self.lost
+    }
+
+    /// Lines without spans because there were too many of their kind ([`Spans::BUDGET`]).
+    pub fn over_budget(&self) -> u64 {
+        self.budget.refused()
+    }
+
+    /// Whether a line that matters gets spans. What is sampled does in any case.
+    fn admits(&mut self, line: &Transition<'_>, sampled: bool) -> bool {
+        sampled || self.budget.admits(line.time, ids::randomness(line, ids::identity_of(line)))
     }
 
     fn emit(&mut self, span: Span) {
@@ -208,9 +225,10 @@ impl Observer for Spans {
             }
             State::Created if sampled => self.created(line),
             State::Confirmed if sampled => self.confirmed(line),
-            State::PublishFailed | State::Returned => self.publish_failed(line),
+            State::PublishFailed | State::Returned if self.admits(line, sampled) => self.publish_failed(line),
             State::Acknowledged => {
-                let important = line.delivery.is_some_and(|delivery| delivery > 1) || self.is_slow(line);
+                let matters = line.delivery.is_some_and(|delivery| delivery > 1) || self.is_slow(line);
+                let important = matters && self.admits(line, sampled);
                 if important && !sampled {
                     self.producer_after_all(line);
                 }
@@ -218,7 +236,7 @@ impl Observer for Spans {
                     self.emit(build::consumer(line, important));
                 }
             }
-            State::Rejected | State::Failed => {
+            State::Rejected | State::Failed if self.admits(line, sampled) => {
                 if !sampled {
                     self.producer_after_all(line);
                 }
@@ -226,13 +244,13 @@ impl Observer for Spans {
                     self.emit(build::consumer(line, true));
                 }
             }
-            State::DeadLettered => {
+            State::DeadLettered if self.admits(line, sampled) => {
                 if !sampled {
                     self.producer_after_all(line);
                 }
                 self.emit(build::dead_letter(line));
             }
-            State::Expired | State::Dropped => {
+            State::Expired | State::Dropped if self.admits(line, sampled) => {
                 if !sampled {
                     self.producer_after_all(line);
                 }

@@ -83,11 +83,19 @@ pub(super) fn threshold(ratio: f64) -> u64 {
 /// Whether a line's message is sampled whatever becomes of it. A line without identity cannot be, because other lines of the
 /// same message could not follow.
 pub(super) fn sampled(line: &Transition<'_>, threshold: u64) -> bool {
-    let Some(identity) = line.message else { return false };
-    let randomness = match line.attributes.trace {
+    line.message.is_some_and(|identity| reaches(randomness(line, identity), threshold))
+}
+
+/// The bits of a line's trace id that decide about its sampling.
+pub(super) fn randomness(line: &Transition<'_>, identity: Identity) -> u64 {
+    match line.attributes.trace {
         Some(context) => u128::from_be_bytes(context.trace_id) as u64,
         None => identity.0 as u64,
-    };
+    }
+}
+
+/// Whether an id with these bits is sampled.
+pub(super) fn reaches(randomness: u64, threshold: u64) -> bool {
     randomness & ((1 << 56) - 1) >= threshold
 }
 
