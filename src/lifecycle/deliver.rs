@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::channel::Held;
-use super::message::{Chain, Message, Moment, Route, same_name};
+use super::message::{Chain, Message, Moment, Reader, Route, same_name};
 use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::transition::{Evidence, Observer, Reason, Settlement, State};
@@ -43,7 +43,9 @@ impl Lifecycles {
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
         let body = message.body.filter(|_| message.message_id.is_none() && message.body_size != Some(0));
         let broker_count = message.extras.as_ref().and_then(|extras| extras.delivery_count);
-        let death = message.extras.as_ref().and_then(|extras| extras.deaths.first()).map(|death| death.queue.clone());
+        let deaths = message.extras.as_ref().map_or(&[][..], |extras| &extras.deaths);
+        let death = deaths.first().map(|death| death.queue.clone());
+        let died_here = deaths.iter().any(|death| same_name(Some(&death.queue), delivery.queue.as_ref()));
         let reference = self.message_of(time, &delivery, &route, message, &party, observer);
         let Some(place) = self.chain_of(reference, &delivery) else { return };
         self.failed_unseen(time, reference, place, delivery.channel, observer);
@@ -54,14 +56,18 @@ impl Lifecycles {
         let wrong = is_wrong(chain).then_some(chain.state);
         // A message that was thought lost on its way to the broker has arrived.
         let arrived = first && message_state == State::PublishFailed && message_evidence == Evidence::Inferred;
-        let death = death.filter(|_| first);
+        let back = died_here && !seen;
+        let death = death.filter(|_| first && !back);
         let previous = match (first, &death) {
+            (true, None) if back => Some(State::Retrying),
             (true, Some(_)) => Some(State::DeadLettered),
             (true, None) => seen.then_some(message_state),
             (false, _) => Some(chain.state),
         };
         chain.delivery = match (chain.delivery, chain.attempt) {
             (Some(latest), _) => latest.checked_add(1),
+            // It was here before: each death may have taken any number of deliveries.
+            (None, _) if back => None,
             (None, 0) if !delivery.redelivered => Some(NonZeroU32::MIN),
             _ => broker_count.and_then(|count| NonZeroU32::MIN.checked_add(u32::try_from(count).ok()?)),
         };
@@ -114,15 +120,23 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) -> MessageRef {
         let queue = delivery.queue.as_ref();
+        let offset = message.extras.as_ref().and_then(|extras| extras.stream_offset);
         let deaths = message.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
         let mut found = None;
         if let Some(key) = message.identity {
-            let here = |entry: &Message| entry.publisher.as_ref().is_none_or(|p| p.shares_broker_with(party));
+            let here = |entry: &Message| {
+                // In a stream the offset tells twins apart, once one of them was read.
+                let known = || entry.extras.as_ref().and_then(|extras| extras.stream_offset);
+                (offset.is_none() || known().is_none_or(|known| offset == Some(known)))
+                    && entry.publisher.as_ref().is_none_or(|p| p.shares_broker_with(party))
+            };
             // It failed here and comes again.
             let again = |entry: &Message| {
                 (delivery.redelivered || !deaths)
                     && entry.chains.iter().find(|chain| is_chain_of(chain, delivery)).is_some_and(|chain| {
                         matches!(chain.state, State::Failed | State::Retrying)
+                            // A consumer of a stream may go back in it.
+                            || chain.reader.is_some()
                             || (delivery.redelivered && (chain.unknown || chain.is_in_flight()))
                             || is_wrong(chain)
                     })
@@ -139,7 +153,8 @@ impl Lifecycles {
             found = match self.messages.only(key) {
                 Some((reference, entry)) => (again(entry) || next(entry)).then_some(reference),
                 None => {
-                    let lane = Arc::as_ptr(route) as usize ^ usize::from(deaths);
+                    let lane =
+                        Arc::as_ptr(route) as usize ^ usize::from(deaths) ^ offset.map_or(0, |_| lane_of(delivery));
                     let again = self.messages.find_awaited(key, again);
                     again.or_else(|| self.messages.next_of_queue(key, queue, lane, next))
                 }
@@ -192,8 +207,7 @@ impl Lifecycles {
         let reader = self.stream_reader(reference, delivery);
         let entry = self.messages.get_mut(reference)?;
         let known = entry.chains.iter().position(|chain| {
-            same_name(chain.queue.as_ref(), delivery.queue.as_ref())
-                && same_name(chain.reader.as_deref(), reader.as_ref())
+            same_name(chain.queue.as_ref(), delivery.queue.as_ref()) && chain.reader.as_deref() == reader.as_ref()
         });
         if known.is_some() {
             return known;
@@ -204,10 +218,11 @@ impl Lifecycles {
     }
 
     /// A stream keeps its messages: every consumer gets each of them, as a chain of its own.
-    fn stream_reader(&self, reference: MessageRef, delivery: &Delivery) -> Option<Name> {
+    fn stream_reader(&self, reference: MessageRef, delivery: &Delivery) -> Option<Reader> {
         let entry = self.messages.get(reference)?;
         let is_stream = entry.extras.as_ref().is_some_and(|extras| extras.stream_offset.is_some());
-        if is_stream { delivery.consumer.clone() } else { None }
+        let consumer = delivery.consumer.clone().filter(|_| is_stream)?;
+        Some(Reader { channel: delivery.channel, consumer })
     }
 
     /// The broker gives to one consumer what another still holds: that one's connection was lost, or its time was up, and
@@ -450,7 +465,16 @@ fn is_wrong(chain: &Chain) -> bool {
     chain.evidence == Evidence::Inferred && matches!(chain.state, State::Expired | State::Dropped | State::DeadLettered)
 }
 
+/// A consumer of a stream comes by all messages at its own pace.
+fn lane_of(delivery: &Delivery) -> usize {
+    let ChannelId { connection, number, .. } = delivery.channel;
+    let consumer = delivery.consumer.as_ref().map_or(0, |consumer| consumer.as_ptr() as usize);
+    consumer ^ (connection.0 as usize).rotate_left(32) ^ usize::from(number) << 1
+}
+
 fn is_chain_of(chain: &Chain, delivery: &Delivery) -> bool {
     same_name(chain.queue.as_ref(), delivery.queue.as_ref())
-        && (chain.reader.is_none() || same_name(chain.reader.as_deref(), delivery.consumer.as_ref()))
+        && chain.reader.as_ref().is_none_or(|reader| {
+            reader.channel == delivery.channel && Some(&reader.consumer) == delivery.consumer.as_ref()
+        })
 }

@@ -8,7 +8,7 @@ use super::messages::Place;
 use super::party::Party;
 use super::transition::{Evidence, Reason, State};
 use crate::names::Name;
-use crate::protocol::operation::{Extras, Identity};
+use crate::protocol::operation::{ChannelId, Extras, Identity};
 use crate::time::Timestamp;
 
 /// Exchange and routing key of a publish, shared by all messages that took it.
@@ -169,8 +169,8 @@ pub(super) struct Chain {
     pub delivery: Option<NonZeroU32>,
     /// Number of the latest delivery that was seen here: tells a stale settlement from one of the latest delivery.
     pub attempt: u32,
-    /// Streams give every consumer a chain of its own: its consumer tag.
-    pub reader: Option<Box<Name>>,
+    /// Streams give every consumer a chain of its own.
+    pub reader: Option<Box<Reader>>,
     /// Exchange and routing key of the latest delivery: after dead-lettering not those of the publish.
     pub route: Option<Arc<Route>>,
     pub dispatched: Moment,
@@ -184,6 +184,13 @@ pub(super) struct Chain {
     pub unknown: bool,
     /// Who was given the latest delivery.
     pub holder: Option<Arc<Party>>,
+}
+
+/// A consumer of a stream. Applications like to give all of theirs the same tag, so the channel tells them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reader {
+    pub channel: ChannelId,
+    pub consumer: Name,
 }
 
 impl Chain {
@@ -209,16 +216,13 @@ impl Chain {
 
     /// Something is still to come: a settlement, or a redelivery.
     pub fn is_open(&self) -> bool {
-        !self.unknown
-            && matches!(
-                self.state,
-                State::Created
-                    | State::Confirmed
-                    | State::Dispatched
-                    | State::Processing
-                    | State::Failed
-                    | State::Retrying
-            )
+        match self.state {
+            State::Created | State::Confirmed | State::Dispatched | State::Processing | State::Retrying => {
+                !self.unknown
+            }
+            State::Failed => !self.unknown && self.reader.is_none(),
+            _ => false,
+        }
     }
 
     /// It failed, and a delivery of the same message may still come: to this queue again, or from a dead-letter queue.

@@ -113,6 +113,8 @@ struct Connection {
     ended: HashMap<u16, u32>,
     /// Deliveries that the application has not read yet, in order.
     unread: VecDeque<Unread>,
+    /// Queues that end with it.
+    exclusive: Vec<Name>,
 }
 
 struct Unread {
@@ -201,7 +203,12 @@ impl Lifecycles {
                 self.publish_refused(time, channel, tags, inferred, observer);
             }
             Operation::TagsLearned { channel, first, publishes } => self.channel(channel).learn_tags(first, publishes),
-            Operation::UnmatchedConfirm { .. } => self.statistics.unmatched_confirms += 1,
+            Operation::UnmatchedConfirm { channel, tags, refused } => {
+                self.statistics.unmatched_confirms += 1;
+                if refused {
+                    self.publish_failed_unseen(time, channel, tags, observer);
+                }
+            }
             Operation::Returned { channel, error, destination, message } => {
                 self.returned(time, channel, &error, &destination, &message, observer);
             }
@@ -255,6 +262,9 @@ impl Lifecycles {
             }
             Operation::QueueDeclared { queue, arguments, messages: _ } => {
                 let party = self.party(connection);
+                if arguments.as_ref().is_some_and(|arguments| arguments.exclusive) {
+                    self.declared_exclusive(connection, &queue);
+                }
                 self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
                 self.topology(&party).declare_queue(&queue, arguments);
             }
@@ -331,6 +341,7 @@ impl Lifecycles {
             channels: HashMap::new(),
             ended: HashMap::new(),
             unread: VecDeque::new(),
+            exclusive: Vec::new(),
         })
     }
 

@@ -160,6 +160,7 @@ impl Lifecycles {
         let taken = self.channel(channel).unconfirmed.take(tags);
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
+            self.publish_failed_unseen(time, channel, tags, observer);
         }
         let settlement = Some(super::settle::settlement(!matches!(tags, Tags::One(_))));
         for reference in taken {
@@ -167,6 +168,19 @@ impl Lifecycles {
             self.publish_failed(time, reference, failure, observer);
             self.answered(reference);
         }
+    }
+
+    /// The broker refused publishes that are not known.
+    pub(super) fn publish_failed_unseen(
+        &self,
+        time: Timestamp,
+        channel: ChannelId,
+        tags: Tags,
+        observer: &mut dyn Observer,
+    ) {
+        let mut event = self.event(time, channel.connection, "publish_failed");
+        event.attributes.settlement = Some(super::settle::settlement(!matches!(tags, Tags::One(_))));
+        observer.event(&event);
     }
 
     pub(super) fn publish_failed(

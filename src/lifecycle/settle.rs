@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 
 /// Class and method of basic.publish.
 const BASIC_PUBLISH: (u16, u16) = (60, 40);
+/// More exclusive queues of one connection are taken for ones that stay.
+const MOST_EXCLUSIVE: usize = 4096;
 
 /// The name of a side in every output.
 pub(super) fn peer_name(peer: Peer) -> &'static str {
@@ -55,6 +57,8 @@ impl Lifecycles {
                 }
                 return;
             }
+            // The broker refuses a tag that is not outstanding, and with it everything that it would have covered.
+            Tags::UpTo(tag) if channel.complete && channel.held.get(tag).is_none() => return,
             tags => channel.held.take(tags),
         };
         let covered = matches!((tags, taken.last()), (Tags::UpTo(tag), Some(held)) if held.tag == tag);
@@ -142,6 +146,10 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let (reference, place) = (held.message, held.chain as usize);
+        if self.messages.chain(held).is_some_and(|chain| chain.reader.is_some()) {
+            // A stream gives nothing twice unless a consumer goes back in it.
+            return;
+        }
         if held.queue_gone {
             self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
         } else if counted && self.is_at_delivery_limit(held) {
@@ -188,6 +196,9 @@ impl Lifecycles {
         event.attributes.error_code = error.map(|error| error.code);
         event.attributes.error_text = error.map(|error| &error.text);
         observer.event(&event);
+        if connection {
+            self.exclusive_queues_ended(id.connection, &party);
+        }
         let known = self.connection(id.connection);
         let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
         self.publishes_ended(time, &channel, by, error, observer);
@@ -343,6 +354,25 @@ impl Lifecycles {
         for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
             let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
             held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
+        }
+    }
+
+    pub(super) fn declared_exclusive(&mut self, connection: ConnectionId, queue: &Name) {
+        let exclusive = &mut self.connection(connection).exclusive;
+        if exclusive.len() < MOST_EXCLUSIVE && !exclusive.contains(queue) {
+            exclusive.push(queue.clone());
+        }
+    }
+
+    /// A connection ends, and with it its exclusive queues: what its consumers still hold of them never comes again.
+    fn exclusive_queues_ended(&mut self, connection: ConnectionId, party: &Party) {
+        for queue in std::mem::take(&mut self.connection(connection).exclusive) {
+            self.topology(party).delete_queue(&queue);
+            let Lifecycles { messages, connections, .. } = self;
+            let channels = connections.get_mut(&connection).into_iter().flat_map(|known| known.channels.values_mut());
+            for held in channels.flat_map(|channel| channel.held.iter_mut()) {
+                held.queue_gone |= messages.chain(held).is_some_and(|c| same_name(c.queue.as_ref(), Some(&queue)));
+            }
         }
     }
 

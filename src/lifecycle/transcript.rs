@@ -148,6 +148,10 @@ impl Stage {
                 inferred: words.has("inferred") || words.has("earlier"),
                 earlier: words.has("earlier"),
             },
+            "open" => Operation::ChannelOpened(on),
+            "unmatched" => {
+                Operation::UnmatchedConfirm { channel: on, tags: tags(&words), refused: words.has("refused") }
+            }
             "learn" => Operation::TagsLearned {
                 channel: on,
                 first: words.plain[1].parse().unwrap(),
@@ -288,6 +292,7 @@ impl Stage {
             message_ttl_ms: words.number("ttl"),
             queue_type: words.get("type").map(Name::from),
             delivery_limit: words.number("limit"),
+            exclusive: words.has("exclusive"),
             ..QueueArguments::default()
         };
         Operation::QueueDeclared {

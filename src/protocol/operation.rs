@@ -198,6 +198,8 @@ pub struct QueueArguments {
     pub single_active_consumer: bool,
     /// x-max-priority.
     pub max_priority: Option<u64>,
+    /// Only this connection may use it, and it is deleted with the connection.
+    pub exclusive: bool,
 }
 
 /// What happened.

@@ -53,6 +53,7 @@ pub(super) enum Method<'a> {
     QueueDeclare {
         queue: &'a [u8],
         passive: bool,
+        exclusive: bool,
         nowait: bool,
         arguments: Table<'a>,
     },
@@ -278,8 +279,8 @@ fn read_queue<'a>(cursor: &mut Cursor<'a>, method: u16) -> Result<Method<'a>, Fl
         10 => {
             cursor.u16()?;
             let queue = cursor.short_string()?;
-            let [passive, _durable, _exclusive, _auto_delete, nowait] = bits(cursor)?;
-            Method::QueueDeclare { queue, passive, nowait, arguments: Table::read(cursor)? }
+            let [passive, _durable, exclusive, _auto_delete, nowait] = bits(cursor)?;
+            Method::QueueDeclare { queue, passive, exclusive, nowait, arguments: Table::read(cursor)? }
         }
         11 => {
             let (queue, messages) = (cursor.short_string()?, cursor.u32()?);

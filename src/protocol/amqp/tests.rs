@@ -310,7 +310,7 @@ fn gets_and_their_queues() {
 fn queues_that_the_broker_names_and_the_queue_declared_last() {
     let mut talk = Talk::open();
     let none = wire::Bytes::default;
-    talk.client(&[wire::queue_declare(1, "", 0, none()), wire::queue_bind(1, "", "ex", "")].concat());
+    talk.client(&[wire::queue_declare(1, "", 4, none()), wire::queue_bind(1, "", "ex", "")].concat());
     talk.client(&wire::consume(1, "", "", 2)).broker(&wire::queue_declare_ok(1, "amq.gen-1", 0));
     talk.broker(&wire::queue_bind_ok(1)).broker(&wire::consume_ok(1, "amq.ctag-1"));
     talk.client(&wire::consume(1, "", "mine", 8)).broker(&deliver(1, b"m"));
@@ -318,7 +318,7 @@ fn queues_that_the_broker_names_and_the_queue_declared_last() {
     talk.broker(&wire::cancel(1, "amq.ctag-1", true));
     talk.expect(
         "
-        QueueDeclared { queue: \"amq.gen-1\", arguments: Some(QueueArguments { dead_letter_exchange: None, dead_letter_routing_key: None, message_ttl_ms: None, expires_ms: None, max_length: None, max_length_bytes: None, overflow: None, queue_type: None, delivery_limit: None, single_active_consumer: false, max_priority: None }), messages: Some(0) }
+        QueueDeclared { queue: \"amq.gen-1\", arguments: Some(QueueArguments { dead_letter_exchange: None, dead_letter_routing_key: None, message_ttl_ms: None, expires_ms: None, max_length: None, max_length_bytes: None, overflow: None, queue_type: None, delivery_limit: None, single_active_consumer: false, max_priority: None, exclusive: true }), messages: Some(0) }
         Binding { exchange: \"ex\", target: \"amq.gen-1\", to_exchange: false, routing_key: \"amq.gen-1\", bound: true, arguments: false }
         consumer amq.ctag-1 of amq.gen-1 automatic=Some(true)
         consumer mine of amq.gen-1 automatic=Some(false)

@@ -32,8 +32,9 @@ impl Channel {
             (Method::ExchangeDeclareOk, _) => self.done(EXCHANGE_DECLARE_OK, out),
             (Method::ExchangeDeleteOk, _) => self.done(EXCHANGE_DELETE_OK, out),
             (Method::BindOk { method }, _) => self.done(*method, out),
-            (Method::QueueDeclare { queue, passive, nowait, arguments }, _) => {
-                let arguments = (!passive).then(|| Box::new(queue_arguments(*arguments, out.names)));
+            (Method::QueueDeclare { queue, passive, exclusive, nowait, arguments }, _) => {
+                let arguments = || QueueArguments { exclusive: *exclusive, ..queue_arguments(*arguments, out.names) };
+                let arguments = (!passive).then(arguments).map(Box::new);
                 self.declare_queue(name(queue, out), arguments, *nowait, out);
             }
             (Method::QueueDeclareOk { queue, messages }, _) => self.queue_declared(queue, *messages, out),
@@ -244,5 +245,6 @@ fn queue_arguments(table: Table<'_>, names: &mut Names) -> QueueArguments {
         },
         single_active_consumer: table.get("x-single-active-consumer") == Some(Value::Bool(true)),
         max_priority: number("x-max-priority"),
+        exclusive: false,
     }
 }
