@@ -133,7 +133,7 @@ const NAP: Duration = Duration::from_millis(100);
 /// After this many naps for nothing it sleeps until it is woken.
 const NAPS_BEFORE_SLEEP: u32 = 4;
 /// A nap ends early when this part of the ring is filled.
-const WAKE_PART: u32 = 4;
+const WAKE_PART: u32 = 8;
 
 impl Capture {
     /// Loads and attaches everything that this kernel allows, finds the brokers and connections that are there already, and
