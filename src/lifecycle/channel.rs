@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::names::Name;
 use crate::protocol::operation::Tags;
 use crate::stream::Position;
+use crate::time::Timestamp;
 
 use super::messages::MessageRef;
 
@@ -25,6 +26,8 @@ pub(super) struct Held {
     pub end: Position,
     /// A settlement of it may have been lost in a hole.
     pub doubtful: bool,
+    /// Whether its consumer settles at all is not known: its start was not seen.
+    pub unsure: bool,
     /// Its queue was deleted: it has nowhere to go back to.
     pub queue_gone: bool,
 }
@@ -155,6 +158,9 @@ pub(super) struct Channel {
     pub undecided: u64,
     /// What was concluded of consumers that may or may not settle.
     pub presumed_automatic: Option<bool>,
+    /// The latest time at which frames of the client were lost, or at which it settled a delivery that was not known. Each
+    /// direction is put in order by itself, so a delivery from before may still come.
+    pub doubt_until: Option<Timestamp>,
     /// Frames of the broker were lost: a confirm may have been among them.
     pub confirms_doubtful: bool,
     /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).

@@ -49,6 +49,7 @@ impl Lifecycles {
         let reference = self.message_of(time, &delivery, &route, message, &party, observer);
         let Some(place) = self.chain_of(reference, &delivery) else { return };
         self.failed_unseen(time, reference, place, delivery.channel, observer);
+        let doubtful = self.channel(delivery.channel).doubt_until.is_some_and(|until| time < until);
         let Some(entry) = self.messages.get_mut(reference) else { return };
         let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.get().is_some());
         let Some(chain) = entry.chains.get_mut(place) else { return };
@@ -89,7 +90,8 @@ impl Lifecycles {
             redelivered: delivery.redelivered,
             failures: broker_count.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
             end: delivery.end,
-            doubtful: false,
+            doubtful,
+            unsure: delivery.automatic.is_none(),
             queue_gone: false,
         };
         if arrived {
@@ -243,7 +245,13 @@ impl Lifecycles {
             holder.as_ref().and_then(|holder| self.connections.get(&holder.connection)).is_some_and(|other| {
                 other.party.connection != channel.connection && other.channels.values().any(|c| c.cancelled_by_broker)
             });
-        let reason = if timed_out { Reason::AckTimeout } else { Reason::ConnectionLost };
+        let same = holder.as_ref().is_some_and(|holder| holder.connection == channel.connection);
+        let reason = match (timed_out, same) {
+            (true, _) => Reason::AckTimeout,
+            // That connection lives: a hole took the settlement that gave the delivery back.
+            (false, true) => Reason::Requeued,
+            (false, false) => Reason::ConnectionLost,
+        };
         chain.state = State::Failed;
         chain.evidence = Evidence::Inferred;
         chain.reason = Some(reason);

@@ -66,13 +66,22 @@ impl Lifecycles {
             self.settled_unseen(time, id, tag, observer);
         }
         for held in taken {
-            self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
+            // Another settlement of it may have been lost in a hole; that of the tag that is named was not, or naming it again
+            // would be refused.
+            if held.doubtful && tags != Tags::UpTo(held.tag) {
+                self.forget_body(&held);
+                self.fate_unknown(time, &held, &party, observer);
+            } else {
+                self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
+            }
         }
     }
 
     /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
     fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
-        if self.channel(id).complete {
+        let channel = self.channel(id);
+        channel.doubt_until = channel.doubt_until.max(Some(time));
+        if channel.complete {
             // There was no such delivery: the client's mistake, and the broker's answer follows.
             return;
         }
@@ -211,7 +220,7 @@ impl Lifecycles {
         };
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
-            if held.doubtful {
+            if held.doubtful || (held.unsure && !channel.settles) {
                 self.fate_unknown(time, &held, &party, observer);
             } else {
                 self.released(time, &held, reason, error, &party, observer);
@@ -432,6 +441,7 @@ impl Lifecycles {
                 channel.confirms_doubtful = true;
                 channel.complete = false;
             } else {
+                channel.doubt_until = channel.doubt_until.max(Some(time));
                 channel.held.iter_mut().for_each(|held| held.doubtful = true);
             }
         }
