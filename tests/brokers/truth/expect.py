@@ -53,7 +53,7 @@ def clean(name):
 class _Rules:
     def __init__(self, out):
         self.out = out
-        self.fates, self.names = {}, {}
+        self.fates, self.names, self.restarted = {}, {}, False
         self.ends = {}                                   # connection → what its lines say of both ends
         self.published = collections.defaultdict(list)   # key → publishes that the broker has not answered; the last stays
         self.open = {}                                   # (chan, tag) → delivery entry
@@ -79,6 +79,8 @@ class _Rules:
             self.names[port] = name
             self.ends[name] = {field: entry[field] for field in ("pid", "vhost", "client", "server") if field in entry}
             self.out.connections.append((port, entry["t"], name))
+        elif entry.get("text") == "broker restarted":
+            self.restarted = True
         elif entry.get("text") == "reading":
             self.reading[entry["chan"]] = entry["t"]
 
@@ -125,7 +127,9 @@ class _Rules:
 
     def on_lost_publish(self, entry):
         error = entry["code"] and str(entry["code"])
-        self._publish_line(self._answered(entry, "key"), "PublishFailed", reason=entry["reason"], error=error)
+        evidence = "inferred" if entry["reason"] == "connection_lost" else "observed"
+        self._publish_line(self._answered(entry, "key"), "PublishFailed", reason=entry["reason"], error=error,
+                           evidence=evidence)
 
     def _answered(self, entry, kind):
         """The publish that an answer is of: of twins the oldest that can have one."""
@@ -145,7 +149,9 @@ class _Rules:
         self._arrived(entry)
         self.waiting[entry["queue"]].pop(key, None)
         self.rounds[key, chain] += 1
-        entry = {**entry, "delivery": self.rounds[key, chain]}
+        # Of what it finds on its disk a broker says that it was delivered before, whether it was or not: nobody can count.
+        found = self.restarted and entry["redelivered"] and self.rounds[key, chain] == 1
+        entry = {**entry, "delivery": None if found else self.rounds[key, chain]}
         self.out.handles[connection, entry["ctag"], entry["tag"]].append(key)
         self.out.ids.setdefault(key, entry["id"])
         self._line(entry, "Dispatched", operation="get" if entry["get"] else "deliver", before=entry["t"])

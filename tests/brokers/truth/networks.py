@@ -1,4 +1,5 @@
 """The same scenarios over IPv6, IPv4-mapped addresses and between network namespaces: the agent must not notice a difference.
+And a broker that is killed and comes back.
 
     python -m truth.networks [--broker 3.10|4]
 
@@ -120,6 +121,37 @@ def perform(route, suffix, ids, directory, tally):
     return logs
 
 
+def restarted(broker, directory, tally):
+    """kill -9 of the broker, with deliveries held and publishes unconfirmed, and its return with what it had on disk."""
+    stage = Stage(broker, directory, "restarted", True)
+    with Agent(directory, broker.port, name="restarted") as agent:
+        producer, consumer = stage.client().channel(), stage.client().channel()
+        producer.confirms()
+        queue = producer.queue("work", {"drop": True}, durable=True)
+        for n in range(10):
+            producer.publish(n, queue, delivery_mode=2)
+        producer.wait_confirms()
+        consumer.consume(queue, prefetch=4)
+        consumer.client.wait(lambda: len(consumer.seen) == 4)
+        # Stopped, it takes three more into its receive buffer and never reads them.
+        os.kill(broker.pid(), signal.SIGSTOP)
+        lost = [producer.publish(n, queue, delivery_mode=2) for n in range(10, 13)]
+        for channel in (producer, consumer):
+            channel.ended("connection_lost")
+            stage.log.add("event", name="connection_lost", chan=channel.chan)
+            channel.client.severed = True
+        for key in lost:
+            stage.log.add("lost_publish", key=key, reason="connection_lost", code=None)
+        broker.restart()
+        stage.log.add("note", text="broker restarted")
+        again = stage.client().channel()
+        again.consume(queue, again.ack)
+        again.client.wait(lambda: len(again.seen) == 10)
+        again.client.wait(seconds=0.05)
+        stage.close()
+    judge("a broker killed and started again", [stage.path], agent.lines, agent.summary, True, tally)
+
+
 def run(version, directory, tally):
     """One broker, all routes, one agent on the host."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -136,6 +168,7 @@ def run(version, directory, tally):
         judge("over IPv6, mapped addresses and between namespaces", logs, agent.lines, agent.summary, True, tally)
         # Connections of a namespace that the agent is not in, all older than the agent.
         late(broker, directory, tally, netns=namespaces.broker)
+        restarted(broker, directory, tally)
 
 
 def main():

@@ -29,6 +29,7 @@ from .places import WORK, alone
 from .stage import SCENARIOS, Stage
 from .tally import Tally
 from .telemetry import check_telemetry
+from .torn import WAYS, check_torn
 
 POLICIES = [{"name": "unseen", "pattern": r"^policy\..*\.work$", "definition": {"dead-letter-exchange": "amq.topic"}}]
 # For a scenario, on a machine of which others have taken nearly everything.
@@ -158,6 +159,7 @@ def run(version, options, tally):
             captured = judge("replayed from the capture file", logs, lines, summary, False, tally)
             check_identities({"recording": recorded, "capture file": captured}, checker, tally)
             check_methods(counts, capture.path, broker.port, directory, tally)
+            check_torn(options.torn or ("late",), logs, capture.path, broker.port, directory, tally)
 
 
 def judge(words, logs, lines, summary, live, tally):
@@ -209,6 +211,7 @@ def main():
     options.add_argument("--only", default="", help="a regular expression on scenario names")
     options.add_argument("--directory", type=pathlib.Path, help="where logs and captures go")
     options.add_argument("--witness", action="store_true", help="without acktrail")
+    options.add_argument("--torn", choices=WAYS, action="append", help="what is left out of the capture: late (the default), holes")
     options.add_argument("--list", action="store_true")
     chosen = options.parse_args()
     if chosen.list:
