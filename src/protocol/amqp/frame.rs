@@ -4,6 +4,7 @@
 //! as they come. Lengths decide: the end octet is only checked. What a login keeps secret is never copied at all.
 
 use super::cursor::Cursor;
+use super::login;
 use crate::protocol::Trouble;
 use crate::stream::Position;
 
@@ -364,7 +365,7 @@ impl Decoder {
     fn enter_payload<'i>(&mut self, kind: u8, channel: u16, size: u32, input: &mut &'i [u8]) -> Option<Item<'i>> {
         let payload = input.get(..size as usize).filter(|_| input.len() > size as usize);
         match payload {
-            Some(payload) if secret_method(kind, channel, payload).is_none() => {
+            Some(payload) if !(may_be_secret(kind, channel) && login::is_secret(payload)) => {
                 if input.get(size as usize) != Some(&END) {
                     return Some(self.malformed());
                 }
@@ -383,7 +384,8 @@ impl Decoder {
     fn copy_payload(&mut self, kind: u8, channel: u16, size: u32, input: &mut &[u8]) -> Option<Copied> {
         loop {
             let State::Payload { seen, told, .. } = self.state else { return None };
-            let public = self.public_length(kind, channel, size);
+            let public =
+                if may_be_secret(kind, channel) { login::public_length(&self.buffer, size) } else { Some(size) };
             let wanted = public.unwrap_or_else(|| size.min(if self.buffer.len() < 4 { 4 } else { 8 }));
             let missing = wanted.saturating_sub(self.buffer.len() as u32);
             if missing > 0 {
@@ -421,27 +423,6 @@ impl Decoder {
             self.buffer.reserve_exact(bytes.len().max(doubled));
         }
         self.buffer.extend_from_slice(bytes);
-    }
-
-    /// How much of the payload being copied is no secret; `None`: not known before more of it has come.
-    fn public_length(&self, kind: u8, channel: u16, size: u32) -> Option<u32> {
-        if kind != METHOD || channel != 0 {
-            return Some(size);
-        }
-        if self.buffer.len() < 4 {
-            return (size < 4).then_some(size);
-        }
-        match secret_method(kind, channel, &self.buffer) {
-            None => Some(size),
-            Some(Secret::All) => Some(4),
-            Some(Secret::BehindTable) => {
-                let length = self.buffer.get(4..8).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes);
-                match length {
-                    Some(length) => Some(length.saturating_add(8).min(size)),
-                    None => (size < 8).then_some(size),
-                }
-            }
-        }
     }
 
     fn body<'i>(&mut self, channel: u16, left: u32, predicted: bool, input: &mut &'i [u8]) -> Item<'i> {
@@ -502,20 +483,9 @@ enum Copied {
     Bad,
 }
 
-enum Secret {
-    /// connection.secure-ok, connection.update-secret: all arguments.
-    All,
-    /// connection.start-ok: everything behind the client's properties.
-    BehindTable,
-}
-
-/// Whether a method carries credentials.
-fn secret_method(kind: u8, channel: u16, payload: &[u8]) -> Option<Secret> {
-    match (kind, channel, payload) {
-        (METHOD, 0, [0, 10, 0, 11, ..]) => Some(Secret::BehindTable),
-        (METHOD, 0, [0, 10, 0, 21 | 70, ..]) => Some(Secret::All),
-        _ => None,
-    }
+/// Credentials are in methods of channel 0 only.
+fn may_be_secret(kind: u8, channel: u16) -> bool {
+    kind == METHOD && channel == 0
 }
 
 fn whole(kind: u8, channel: u16, payload: &[u8]) -> Item<'_> {

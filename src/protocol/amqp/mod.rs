@@ -13,6 +13,7 @@ mod frame;
 mod header;
 mod hunt;
 mod identity;
+mod login;
 mod method;
 mod output;
 mod requests;
