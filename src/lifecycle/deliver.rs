@@ -285,7 +285,7 @@ impl Lifecycles {
                 return;
             }
             let end = held.end;
-            let what = Reading::Automatic(Box::new(held));
+            let what = Reading::Automatic(held);
             self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
             return;
         }
@@ -339,7 +339,7 @@ impl Lifecycles {
             let state = self.messages.chain(&held).map(|chain| chain.state);
             if party.reads_seen && state == Some(State::Dispatched) {
                 let end = held.end;
-                let what = Reading::Automatic(Box::new(held));
+                let what = Reading::Automatic(held);
                 self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
                 continue;
             }

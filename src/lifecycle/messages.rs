@@ -18,6 +18,8 @@ pub(super) struct MessageRef {
 }
 
 const NONE: u32 = u32::MAX;
+/// Boxes kept for the next messages.
+const MOST_SPARE: usize = 64;
 
 /// A message's place in its list, and among its twins.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +87,9 @@ pub(super) struct Messages {
     /// Messages whose fate was open when they had to be forgotten, since somebody took them from here.
     #[expect(clippy::vec_box, reason = "they are in boxes already")]
     pub evicted: Vec<Box<Message>>,
+    /// Boxes of forgotten messages for the next ones: their memory is still in a cache.
+    #[expect(clippy::vec_box, reason = "the boxes are what it keeps")]
+    spare: Vec<Box<Message>>,
 }
 
 enum Slot {
@@ -123,6 +128,7 @@ impl Messages {
             next_sequence: 0,
             limits,
             evicted: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -185,7 +191,8 @@ impl Messages {
         let key = message.key;
         let index = match self.free {
             NONE => {
-                self.slots.push(Slot::Used(Box::new(message)));
+                let message = self.boxed(message);
+                self.slots.push(Slot::Used(message));
                 u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
             }
             index => {
@@ -193,7 +200,7 @@ impl Messages {
                     self.free = next;
                     message.place.generation = generation;
                 }
-                self.slots[index as usize] = Slot::Used(Box::new(message));
+                self.slots[index as usize] = Slot::Used(self.boxed(message));
                 index
             }
         };
@@ -214,10 +221,10 @@ impl Messages {
         self.unlink(reference.index);
         self.link(reference.index, list);
         while self.settled.length > self.limits.settled {
-            self.remove(self.settled.oldest);
+            self.forget(self.settled.oldest);
         }
         while self.complete.length > self.limits.complete {
-            self.remove(self.complete.oldest);
+            self.forget(self.complete.oldest);
         }
     }
 
@@ -401,6 +408,23 @@ impl Messages {
         };
         if empty {
             entry.remove();
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        let message = self.remove(index);
+        if self.spare.len() < MOST_SPARE {
+            self.spare.extend(message);
+        }
+    }
+
+    fn boxed(&mut self, message: Message) -> Box<Message> {
+        match self.spare.pop() {
+            Some(mut place) => {
+                *place = message;
+                place
+            }
+            None => Box::new(message),
         }
     }
 

@@ -127,7 +127,7 @@ enum Reading {
     /// A settlement will follow: the delivery with this tag.
     Settled(u64),
     /// Settled by being sent; reading is all that is left.
-    Automatic(Box<Held>),
+    Automatic(Held),
 }
 
 impl Lifecycles {
