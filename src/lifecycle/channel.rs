@@ -189,7 +189,8 @@ impl Channel {
         }
     }
 
-    /// The publishes of this channel whose fate the broker has not told, oldest first.
+    /// The publishes of this channel whose fate the broker has not told: those without a number, then those with one, the
+    /// oldest of each first.
     pub fn untold(&self) -> impl Iterator<Item = MessageRef> {
         self.recent.iter().chain(self.unconfirmed.iter()).copied()
     }

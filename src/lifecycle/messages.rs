@@ -156,6 +156,11 @@ impl Messages {
         }
     }
 
+    /// Where a message stands in the order of first sight.
+    pub fn order(&self, reference: MessageRef) -> Option<u64> {
+        Some(self.get(reference)?.place.sequence)
+    }
+
     /// The shared route for these names.
     pub fn route(&mut self, exchange: &Name, routing_key: &Name) -> Arc<Route> {
         const MOST: usize = 65_536;

@@ -282,10 +282,12 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let untold: Vec<MessageRef> = channel.untold().collect();
-        if let Some(error) = error.filter(|error| error.method == BASIC_PUBLISH) {
+        let refused = error.filter(|error| error.method == BASIC_PUBLISH);
+        if let Some(error) = refused {
             self.publish_refused_with(time, untold, error, observer);
         }
-        let nobody_knows = by == Some(Peer::Client) || channel.confirms_doubtful;
+        // What came before a refused publish the broker had taken, without saying so.
+        let nobody_knows = by == Some(Peer::Client) || channel.confirms_doubtful || refused.is_some();
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
         for reference in waiting {
@@ -308,6 +310,8 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         untold.retain(|reference| self.messages.get(*reference).is_some_and(|entry| entry.chains.is_empty()));
+        // Those with a number and those without are kept apart.
+        untold.sort_by_key(|reference| self.messages.order(*reference));
         let is_named = |reference: &MessageRef| {
             self.messages.get(*reference).is_some_and(|entry| is_named(&entry.route.exchange, error))
         };
