@@ -27,6 +27,7 @@ from truth.agent import Agent, binary  # noqa: E402
 from truth.broker import Broker  # noqa: E402
 from truth.check import losses  # noqa: E402
 from truth.disturbed import loaded, owned  # noqa: E402
+from truth.perftest import perftest  # noqa: E402
 from truth.places import REPOSITORY, WORK, alone, free_port, spawn, stop  # noqa: E402
 
 MODES = {
@@ -44,13 +45,7 @@ class PerfTest:
     """One run of PerfTest: rates in messages a second, latencies in microseconds."""
 
     def __init__(self, broker, seconds, *words):
-        command = ["java", "-Xmx512m", "-cp", f"{WORK}/perftest/*", "com.rabbitmq.perf.PerfTest", "-h", broker.url(),
-                   "-s", "100", "-z", str(seconds), *words]
-        process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            text, _ = process.communicate(timeout=seconds + 60)
-        finally:
-            stop(process)
+        text = perftest(broker, "-z", str(seconds), *words, patience=seconds + 60)
         self.sent = self._number(text, r"sending rate avg: (\d+) msg/s")
         self.received = self._number(text, r"receiving rate avg: (\d+) msg/s", optional="-y" in words)
         latency = re.findall(r"consumer latency min/median/75th/95th/99th ([\d/]+) (\S+)", text)
@@ -100,7 +95,7 @@ class Bench:
 
     def agent(self, *options, port=None, name="bench"):
         """An agent as it would run for real: no JSON lines, metrics and sampled traces to a Collector."""
-        return BareAgent(self.directory, port or self.broker.port, "--otlp", self.collector.url, *options, name=name)
+        return Agent(self.directory, port or self.broker.port, "--otlp", self.collector.url, *options, name=name, writes_lines=False)
 
     def cost(self):
         """BPF time, CPU, memory, loss."""
@@ -246,16 +241,6 @@ class Bench:
         return ["| replay of a recording | |", "| --- | --- |", f"| messages | {messages(json.loads(summary.read_text()))} |",
                 f"| recording | {file.stat().st_size / 2**20:.1f} MiB |",
                 f"| messages a second, one core | {statistics.median(speeds):.0f} (≥ 500,000) |"]
-
-
-class BareAgent(Agent):
-    """Without JSON lines."""
-
-    def command(self):
-        """As `Agent`, less the lines."""
-        words = super().command()
-        at = words.index("--jsonl")
-        return words[:at] + words[at + 2:]
 
 
 def queue():

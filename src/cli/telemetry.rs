@@ -63,18 +63,26 @@ impl Telemetry {
         self.spans.finish();
         self.exporter.spans(self.spans.take());
         self.hand_over_metrics(now, totals);
-        for (signal, reason, count) in self.exporter.shutdown() {
+        let not_made = self.not_made();
+        for (signal, reason, count) in self.exporter.shutdown().into_iter().chain(not_made) {
+            if count == 0 {
+                continue;
+            }
             say(&format!("not exported: {count} {signal} ({reason})"));
         }
+    }
+
+    /// Spans that the exporter has never heard of.
+    fn not_made(&self) -> [(&'static str, &'static str, u64); 2] {
+        [("traces", "not_taken", self.spans.lost()), ("traces", "over_budget", self.spans.over_budget())]
     }
 
     fn hand_over_metrics(&mut self, now: Timestamp, totals: &CaptureTotals) {
         let mut export_failed = self.exporter.failed();
         let unwritten = totals.lost.iter().filter(|loss| loss.stage == "export" && loss.reason == "lines_unwritten");
-        let own = unwritten
-            .map(|loss| ("lines", "unwritten", loss.count))
-            .chain([("traces", "not_taken", self.spans.lost()), ("traces", "over_budget", self.spans.over_budget())]);
-        export_failed.extend(own.filter(|(_, _, count)| *count > 0));
+        export_failed.extend(unwritten.map(|loss| ("lines", "unwritten", loss.count)));
+        export_failed.extend(self.not_made());
+        export_failed.retain(|(_, _, count)| *count > 0);
         let of_stage = |stage: &str, reasons: &[&str]| {
             let wanted = totals.lost.iter().filter(|loss| loss.stage == stage && reasons.contains(&loss.reason));
             wanted.map(|loss| (loss.reason, loss.count)).collect::<Vec<_>>()

@@ -57,7 +57,7 @@ impl<T> Outstanding<T> {
 
     /// Adds one. Tags ascend on the wire; one that does not (after a hole was bridged wrongly) is refused.
     pub fn push(&mut self, tag: u64, value: T) -> Result<(), T> {
-        if !self.takes(tag) {
+        if self.entries.back().is_some_and(|(last, _)| *last >= tag) {
             return Err(value);
         }
         self.entries.push_back((tag, Some(value)));
@@ -65,18 +65,16 @@ impl<T> Outstanding<T> {
         Ok(())
     }
 
-    /// Whether [`Outstanding::push`] would take this tag.
-    pub fn takes(&self, tag: u64) -> bool {
-        self.entries.back().is_none_or(|(last, _)| *last < tag)
-    }
-
     /// Whether there are so many that [`Outstanding::trim`] is due with each push.
     pub fn is_long(&self) -> bool {
         self.entries.len() >= Self::LONG
     }
 
-    /// Forgets the oldest as far as nobody needs them any more, two at a time: one push adds one.
+    /// Forgets the oldest as far as nobody needs them any more, two at a time: one push adds one. Leaves a short one alone.
     pub fn trim(&mut self, is_stale: impl Fn(&T) -> bool) {
+        if !self.is_long() {
+            return;
+        }
         for _ in 0..2 {
             match self.entries.front() {
                 Some((_, Some(value))) if is_stale(value) => self.live -= 1,
@@ -221,9 +219,7 @@ mod tests {
         let mut outstanding = Outstanding::default();
         for tag in 1..100_000u64 {
             outstanding.push(tag, tag).unwrap();
-            if outstanding.is_long() {
-                outstanding.trim(|stale| stale + 100 < tag);
-            }
+            outstanding.trim(|stale| stale + 100 < tag);
         }
         assert!(outstanding.entries.len() <= Outstanding::<u64>::LONG, "{}", outstanding.entries.len());
         assert_eq!(outstanding.len(), outstanding.iter().count());

@@ -49,7 +49,6 @@ impl Lifecycles {
         let reference = self.message_of(time, &delivery, &route, message, &party, observer);
         let Some(place) = self.chain_of(reference, &delivery) else { return };
         self.failed_unseen(time, reference, place, delivery.channel, observer);
-        let doubtful = self.channel(delivery.channel).doubt_until.is_some_and(|until| time < until);
         let Some(entry) = self.messages.get_mut(reference) else { return };
         let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.get().is_some());
         let Some(chain) = entry.chains.get_mut(place) else { return };
@@ -90,7 +89,7 @@ impl Lifecycles {
             redelivered: delivery.redelivered,
             failures: broker_count.map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
             end: delivery.end,
-            doubtful,
+            doubtful: false,
             unsure: delivery.automatic.is_none(),
             queue_gone: false,
         };
@@ -270,7 +269,7 @@ impl Lifecycles {
         time: Timestamp,
         id: ChannelId,
         automatic: Option<bool>,
-        held: Held,
+        mut held: Held,
         body: Option<u64>,
         party: &Party,
         observer: &mut dyn Observer,
@@ -289,17 +288,14 @@ impl Lifecycles {
             self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
             return;
         }
+        held.doubtful = channel.doubt_until.is_some_and(|until| time < until);
         let (tag, end, reference) = (held.tag, held.end, held.message);
         if channel.held.push(tag, held).is_err() {
             self.statistics.unmatched_settlements += 1;
             return;
         }
         if channel.held.is_long() {
-            let Lifecycles { messages, connections, .. } = self;
-            if let Some(connection) = connections.get_mut(&id.connection) {
-                let channel = connection.channels.entry((id.number, id.incarnation)).or_default();
-                channel.held.trim(|held| messages.get(held.message).is_none());
-            }
+            self.trim(id);
         }
         if let Some(body) = body {
             self.remember_body(body, reference);
@@ -316,7 +312,7 @@ impl Lifecycles {
         if self.held_bodies.len() >= self.held_bodies_sweep_at {
             let messages = &self.messages;
             self.held_bodies.retain(|_, reference| messages.get(*reference).is_some());
-            self.held_bodies_sweep_at = (2 * self.held_bodies.len()).max(super::FIRST_SWEEP);
+            self.held_bodies_sweep_at = super::next_sweep(self.held_bodies.len());
         }
         self.held_bodies.insert(body, reference);
     }

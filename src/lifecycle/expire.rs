@@ -39,7 +39,7 @@ impl Lifecycles {
             // Most messages are delivered long before their time is up. What is left is bounded by the table of messages.
             let messages = &self.messages;
             self.expiries.retain(|Reverse((_, reference))| messages.get(*reference).is_some_and(may_expire));
-            self.expiries_sweep_at = (2 * self.expiries.len()).max(super::FIRST_SWEEP);
+            self.expiries_sweep_at = super::next_sweep(self.expiries.len());
         }
         let deadline = time.plus(Duration::from_millis(ttl)).plus(GRACE);
         self.expiries.push(Reverse((deadline, reference)));

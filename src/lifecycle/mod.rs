@@ -83,6 +83,11 @@ pub struct Statistics {
 /// Tables whose entries may go stale are swept from this size on.
 const FIRST_SWEEP: usize = 4096;
 
+/// When a table of which so many are left is swept again: what a sweep costs has been earned by as many additions.
+fn next_sweep(left: usize) -> usize {
+    (2 * left).max(FIRST_SWEEP)
+}
+
 /// The state machine of all messages.
 pub struct Lifecycles {
     messages: Messages,
@@ -347,6 +352,16 @@ impl Lifecycles {
 
     fn party(&mut self, id: ConnectionId) -> Arc<Party> {
         self.connection(id).party.clone()
+    }
+
+    /// Drops what waits on a channel for messages that were forgotten.
+    fn trim(&mut self, id: ChannelId) {
+        let Lifecycles { messages, connections, .. } = self;
+        let channels = connections.get_mut(&id.connection).map(|connection| &mut connection.channels);
+        if let Some(channel) = channels.and_then(|channels| channels.get_mut(&(id.number, id.incarnation))) {
+            channel.held.trim(|held| messages.get(held.message).is_none());
+            channel.unconfirmed.trim(|reference| messages.get(*reference).is_none());
+        }
     }
 
     /// Whether a channel was closed, and not opened again since.

@@ -52,8 +52,7 @@ impl Lifecycles {
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
         let ended = self.is_ended(channel);
-        let tag = tag.filter(|tag| !ended && self.channel(channel).unconfirmed.takes(*tag));
-        entry.awaits_confirm = tag.is_some();
+        entry.awaits_confirm = tag.is_some() && !ended;
         let reference = self.messages.insert(entry);
         if !ended {
             self.remember(channel, tag, reference);
@@ -75,19 +74,14 @@ impl Lifecycles {
     /// Keeps a publish for what the broker says of it.
     fn remember(&mut self, id: ChannelId, tag: Option<u64>, reference: MessageRef) {
         let channel = self.channel(id);
-        match tag {
-            Some(tag) => {
-                // It was asked before whether it takes this tag.
-                let _ = channel.unconfirmed.push(tag, reference);
-                if channel.unconfirmed.is_long() {
-                    let Lifecycles { messages, connections, .. } = self;
-                    if let Some(connection) = connections.get_mut(&id.connection) {
-                        let channel = connection.channels.entry((id.number, id.incarnation)).or_default();
-                        channel.unconfirmed.trim(|reference| messages.get(*reference).is_none());
-                    }
-                }
+        let numbered = tag.is_some_and(|tag| channel.unconfirmed.push(tag, reference).is_ok());
+        if !numbered {
+            channel.remember(reference);
+            if tag.is_some() {
+                self.answered(reference);
             }
-            None => channel.remember(reference),
+        } else if channel.unconfirmed.is_long() {
+            self.trim(id);
         }
     }
 

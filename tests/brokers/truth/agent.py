@@ -16,10 +16,11 @@ def binary():
 
 
 class Agent:
-    """`acktrail run` on one broker's port. Use as a context manager; leaving it ends the agent and reads its summary."""
+    """`acktrail run` on one broker's port, by default with JSON lines. Use as a context manager; leaving it ends the agent and
+    reads its summary."""
 
-    def __init__(self, directory, port, *options, name="agent"):
-        self.directory, self.port, self.options = directory, port, options
+    def __init__(self, directory, port, *options, name="agent", writes_lines=True):
+        self.directory, self.port, self.options, self.writes_lines = directory, port, options, writes_lines
         self.lines, self.summary_path = directory / f"{name}.jsonl", directory / f"{name}.summary.json"
         self.errors = directory / f"{name}.stderr"
         self._ready = directory / f"{name}.ready"
@@ -53,7 +54,8 @@ class Agent:
 
     def command(self):
         """What is started."""
-        return [binary(), "run", "--config", str(self._config), "--port", str(self.port), "--jsonl", str(self.lines),
+        lines = ["--jsonl", str(self.lines)] if self.writes_lines else []
+        return [binary(), "run", "--config", str(self._config), "--port", str(self.port), *lines,
                 "--summary", str(self.summary_path), "--ready-file", str(self._ready), "--socket", str(self.socket),
                 *self.options]
 

@@ -25,34 +25,32 @@ MODES = {
     "auto-ack": (100_000, 1, ["-a"], False, False),
     "confirms-and-acks-by-ten": (60_000, 1, ["-c", "100", "-q", "100", "-A", "10"], True, True),
     "one-at-a-time": (3_000, 1, ["-c", "1", "-q", "1"], True, True),
+    # Thousands are acknowledged before the broker confirms them.
+    "confirms-far-behind": (30_000, 1, ["-c", "20000", "-q", "500", "-A", "50"], True, True),
     "large-two-by-two": (20_000, 2, ["-c", "200", "-q", "50", "-s", "20000"], True, True),
 }
 # Beyond this no run takes; PerfTest itself waits for ever for a message that does not come.
 PATIENCE = 120
 
 
-class Counting(Agent):
-    """An agent that counts, and writes no lines."""
-
-    def command(self):
-        """What is started."""
-        command = super().command()
-        at = command.index("--jsonl")
-        return command[:at] + command[at + 2:]
-
-
-def perftest(broker, queue, messages, pairs, words):
-    """One run, to its end, each producer and consumer on a queue of their own. Returns the rate that it tells."""
-    command = ["java", "-Xmx512m", "-cp", f"{WORK}/perftest/*", "com.rabbitmq.perf.PerfTest", "-h", broker.url(), "-x", str(pairs),
-               "-y", str(pairs), "--queue-pattern", f"{queue}.%d", "--queue-pattern-from", "1", "--queue-pattern-to", str(pairs),
-               "-C", str(messages // pairs), "-D", str(messages // pairs), *([] if "-s" in words else ["-s", "100"]), *words]
+def perftest(broker, *words, patience=PATIENCE):
+    """One run, to its end: what it printed. Messages are of 100 bytes unless `words` say otherwise."""
+    size = [] if "-s" in words else ["-s", "100"]
+    command = ["java", "-Xmx512m", "-cp", f"{WORK}/perftest/*", "com.rabbitmq.perf.PerfTest", "-h", broker.url(), *size, *words]
     process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        text, _ = process.communicate(timeout=PATIENCE)
+        text, _ = process.communicate(timeout=patience)
     finally:
         stop(process)
     if process.returncode != 0:
         raise RuntimeError(f"PerfTest ended with status {process.returncode}:\n{text[-2000:]}")
+    return text
+
+
+def counted(broker, queue, messages, pairs, words):
+    """A given number of messages, each producer and consumer on a queue of their own. Returns the rate that PerfTest tells."""
+    text = perftest(broker, "-x", str(pairs), "-y", str(pairs), "--queue-pattern", f"{queue}.%d", "--queue-pattern-from", "1",
+                    "--queue-pattern-to", str(pairs), "-C", str(messages // pairs), "-D", str(messages // pairs), *words)
     rate = re.findall(r"receiving rate avg: (\d+) msg/s", text)
     return int(rate[-1]) if rate else 0
 
@@ -61,9 +59,9 @@ def run(broker, directory, mode, tally):
     """One mode, with an agent of its own."""
     messages, pairs, words, confirmed, settled = MODES[mode]
     before = broker.counters()
-    with Counting(directory, broker.port, name=mode) as agent:
+    with Agent(directory, broker.port, name=mode, writes_lines=False) as agent:
         began = time.monotonic()
-        rate = perftest(broker, f"perftest.{mode}", messages, pairs, words)
+        rate = counted(broker, f"perftest.{mode}", messages, pairs, words)
         took = time.monotonic() - began
         time.sleep(0.5)
     after = broker.counters()
