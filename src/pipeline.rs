@@ -46,6 +46,12 @@ pub struct Pipeline {
     secrets: Option<Vec<Secret>>,
 }
 
+/// Operations that are handed on together: each stage's code is large, and taking turns message by message would have the
+/// processor fetch it anew each time.
+const BATCH: usize = 64;
+/// Operations wait for others no longer than this, in the records' own time. Shorter than anything that may fall due.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
 /// How often each trouble was met, in the order of [`Trouble::ALL`].
 type Troubles = [u64; Trouble::ALL.len()];
 
@@ -64,10 +70,13 @@ impl Pipeline {
         }
     }
 
-    /// Takes one record; what follows from it goes to `observer` before this returns.
+    /// Takes one record. What follows from it goes to `observer`, at the latest with [`Pipeline::flush`].
     pub fn handle(&mut self, record: &Record<'_>, observer: &mut dyn Observer) {
         if let Record::Counters(counters) = record {
             self.counters = *counters;
+        }
+        if self.operations.first().is_some_and(|first| first.time.plus(LONGEST_WAIT) < record.time()) {
+            self.flush(observer);
         }
         // What was due before this record comes before it, so that a replay says the same as the live run.
         if self.poll_timeout().is_some_and(|due| due <= record.time()) {
@@ -85,8 +94,15 @@ impl Pipeline {
     pub fn handle_timeout(&mut self, now: Timestamp, observer: &mut dyn Observer) {
         let (streams, mut stages) = self.split();
         streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
+        stages.flush(observer);
         self.lifecycles.handle_timeout(now, observer);
         self.collect_secrets();
+    }
+
+    /// Tells what follows from the records so far: to be called when no more are at hand, and before anything is read from here.
+    pub fn flush(&mut self, observer: &mut dyn Observer) {
+        let (_, mut stages) = self.split();
+        stages.flush(observer);
     }
 
     /// Bytes that wait for others before them and have not been looked at.
@@ -99,6 +115,7 @@ impl Pipeline {
         let later = now.plus(Duration::from_secs(3600));
         let (streams, mut stages) = self.split();
         streams.handle_timeout(later, &mut |event| stages.follow(&event, observer));
+        stages.flush(observer);
         self.collect_secrets();
     }
 
@@ -240,10 +257,21 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn follow(&mut self, event: &Event<'_>, observer: &mut dyn Observer) {
         if let Event::Facts(connection, facts) = event {
+            self.flush(observer);
             *self.connections = (*self.connections).max(connection.0 + 1);
             self.lifecycles.handle_facts(*connection, facts);
         }
         self.sessions.handle_event(event, self.operations);
+        if self.operations.len() >= BATCH {
+            self.flush(observer);
+        }
+        if let Event::Closed { connection, time } = event {
+            self.flush(observer);
+            self.lifecycles.handle_closed(*connection, *time, observer);
+        }
+    }
+
+    fn flush(&mut self, observer: &mut dyn Observer) {
         for observed in self.operations.drain(..) {
             if let Operation::Trouble(trouble) = &observed.operation
                 && let Some(place) = Trouble::ALL.iter().position(|other| other == trouble)
@@ -251,9 +279,6 @@ impl Stages<'_> {
                 self.troubles[place] += 1;
             }
             self.lifecycles.handle(observed, observer);
-        }
-        if let Event::Closed { connection, time } = event {
-            self.lifecycles.handle_closed(*connection, *time, observer);
         }
     }
 }

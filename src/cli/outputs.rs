@@ -154,8 +154,9 @@ impl Outputs {
     }
 
     /// As [`Outputs::poll`], at the time of the last record: a replay has no other clock.
-    pub fn poll_replay(&mut self, pipeline: &Pipeline) {
+    pub fn poll_replay(&mut self, pipeline: &mut Pipeline) {
         if self.next_summary.is_some_and(|due| due <= self.last) {
+            pipeline.flush(self);
             self.poll(pipeline, self.last, &[]);
         }
     }

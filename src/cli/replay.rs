@@ -37,11 +37,12 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
             pipeline.handle(record, &mut outputs);
         });
         match step {
-            Ok(true) => outputs.poll_replay(&pipeline),
+            Ok(true) => outputs.poll_replay(&mut pipeline),
             Ok(false) => break None,
             Err(error) => break Some(error),
         }
     };
+    pipeline.flush(&mut outputs);
     let losses = source.tally().map(unusable).unwrap_or_default();
     outputs.finish(&pipeline, None, &losses);
     if config.replay.method_counts {

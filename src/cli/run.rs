@@ -95,6 +95,7 @@ impl Agent {
             outputs.saw(record.time());
             pipeline.handle(&record, outputs);
         })?;
+        pipeline.flush(outputs);
         if !polled.more {
             pipeline.handle_timeout(now(), outputs);
         }
@@ -110,6 +111,7 @@ impl Agent {
         let record = Record::Counters(self.capture.counters());
         outputs.saw(record.time());
         self.pipeline.handle(&record, outputs);
+        self.pipeline.flush(outputs);
     }
 
     /// Handles what is in the ring at the end.

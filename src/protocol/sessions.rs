@@ -169,7 +169,7 @@ impl Sessions {
         entry.cost = cost;
     }
 
-    fn insert(&mut self, connection: ConnectionId, session: Session, out: &mut Vec<Observed>) {
+    fn insert(&mut self, connection: ConnectionId, mut session: Session, out: &mut Vec<Observed>) {
         while self.sessions.len() >= self.limits.connections.max(1) {
             self.evict(out);
         }

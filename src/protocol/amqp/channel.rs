@@ -39,6 +39,8 @@ pub(super) struct Channel {
     last_tag: Option<u64>,
     /// How it came to be and how far it has got.
     pub life: Life,
+    /// What it cost in memory when that was counted last.
+    pub counted: usize,
 }
 
 /// The stages of a channel's life.
@@ -84,6 +86,7 @@ impl Channel {
             transactions: None,
             last_tag,
             life,
+            counted: 0,
         }
     }
 
@@ -95,6 +98,20 @@ impl Channel {
             + self.requests.len() * requests::COST
             + deaths * DEATH_COST
             + kept * OPERATION_COST
+    }
+
+    /// This side has sent a frame.
+    pub fn heard(&mut self, from: Peer) {
+        if let (Life::Emerged { broker_heard }, Peer::Broker) = (&mut self.life, from) {
+            *broker_heard = true;
+        }
+    }
+
+    /// Takes a method.
+    pub fn take(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) {
+        if !self.method(method, from, out) {
+            self.topology(method, from, out);
+        }
     }
 
     /// Whether a method's delivery tag, if it has one, can follow the last one.
@@ -122,7 +139,7 @@ impl Channel {
     }
 
     /// Takes a method that begins a content, settles, confirms, or changes the channel's mode. False: it is another one.
-    pub fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) -> bool {
+    fn method(&mut self, method: &Method<'_>, from: Peer, out: &mut Output<'_>) -> bool {
         if self.contents[index(from)].is_some() {
             self.contents[index(from)] = None;
             out.trouble(Trouble::UnexpectedFrame);

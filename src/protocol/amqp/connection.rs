@@ -34,8 +34,10 @@ pub(super) struct Connection {
     closing: Option<(Peer, Option<BrokerError>)>,
     /// All channels were closed with the connection.
     closed: bool,
-    /// Memory of all channels.
+    /// Memory of all channels, as far as it was counted.
     cost: usize,
+    /// The channel that may have changed since it was counted.
+    touched: Option<u16>,
 }
 
 impl Connection {
@@ -53,21 +55,31 @@ impl Connection {
             closing: None,
             closed: false,
             cost: 0,
+            touched: None,
         }
     }
 
     /// What it costs in memory.
-    pub fn cost(&self) -> usize {
+    pub fn cost(&mut self) -> usize {
+        self.count_touched(None);
         self.cost + self.incarnations.len() * NUMBER_COST
     }
 
-    /// Lets `act` work on a channel, and keeps the account of what it costs.
+    /// Lets `act` work on a channel. What it costs then is counted when another one is worked on, or when somebody asks:
+    /// most frames follow others of their channel.
     pub fn with<T>(&mut self, number: u16, act: impl FnOnce(&mut Channel) -> T) -> Option<T> {
-        let channel = self.channels.get_mut(&number)?;
-        let before = channel.cost();
-        let result = act(channel);
-        self.cost = self.cost + channel.cost() - before;
-        Some(result)
+        if self.touched != Some(number) {
+            self.count_touched(Some(number));
+        }
+        self.channels.get_mut(&number).map(|channel| act(channel))
+    }
+
+    fn count_touched(&mut self, next: Option<u16>) {
+        let touched = std::mem::replace(&mut self.touched, next);
+        if let Some(channel) = touched.and_then(|number| self.channels.get_mut(&number)) {
+            let cost = channel.cost();
+            self.cost = self.cost + cost - std::mem::replace(&mut channel.counted, cost);
+        }
     }
 
     /// Takes a method of channel 0.
@@ -119,14 +131,27 @@ impl Connection {
         true
     }
 
-    /// The channel that a frame came on. A channel whose opening was not seen comes to life here, if it can have been missed.
-    pub fn channel_of_frame(&mut self, number: u16, from: Peer, out: &mut Output<'_>) -> bool {
-        if let Some(channel) = self.channels.get_mut(&number) {
-            if let (Life::Emerged { broker_heard }, Peer::Broker) = (&mut channel.life, from) {
-                *broker_heard = true;
-            }
-            return true;
+    /// Lets `act` work on the channel that a frame came on, if there is one or one comes to life.
+    pub fn on_frame(
+        &mut self,
+        number: u16,
+        from: Peer,
+        out: &mut Output<'_>,
+        act: impl FnOnce(&mut Channel, &mut Output<'_>),
+    ) {
+        if self.touched != Some(number) {
+            self.count_touched(Some(number));
         }
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.heard(from);
+            act(channel, out);
+        } else if self.emerges(number, from, out) {
+            self.with(number, |channel| act(channel, out));
+        }
+    }
+
+    /// A frame came on a channel that does not exist: one whose opening was not seen comes to life, if it can have been missed.
+    fn emerges(&mut self, number: u16, from: Peer, out: &mut Output<'_>) -> bool {
         if self.closed {
             return false;
         }
@@ -138,8 +163,23 @@ impl Connection {
         self.insert(number, out, |id| Channel::emerged(id, from == Peer::Broker, time))
     }
 
+    /// Takes a method of a channel, but those about the channel's own life.
+    pub fn on_method(&mut self, number: u16, method: &Method<'_>, from: Peer, out: &mut Output<'_>) {
+        let mut begun_anew = false;
+        self.on_frame(number, from, out, |channel, out| {
+            begun_anew = !channel.can_be_next(method);
+            if !begun_anew {
+                channel.take(method, from, out);
+            }
+        });
+        if begun_anew {
+            self.reopened_unseen(number, out);
+            self.with(number, |channel| channel.take(method, from, out));
+        }
+    }
+
     /// The delivery tags have begun anew: the channel was closed and opened again unseen.
-    pub fn reopened_unseen(&mut self, number: u16, out: &mut Output<'_>) {
+    fn reopened_unseen(&mut self, number: u16, out: &mut Output<'_>) {
         self.closed_unseen(number, out);
         let time = out.time;
         if self.insert(number, out, |id| Channel::emerged(id, true, time)) {
@@ -211,11 +251,12 @@ impl Connection {
     }
 
     fn close(&mut self, number: u16, closing: &Closing<'_>, from: Peer, out: &mut Output<'_>) {
-        if !self.channel_of_frame(number, from, out) {
+        if !self.channels.contains_key(&number) && !self.emerges(number, from, out) {
             return;
         }
         let error = error(closing, out);
         let Some(channel) = self.channels.get_mut(&number) else { return };
+        channel.heard(from);
         channel.learn_tags(out);
         match (from, &channel.life) {
             (_, Life::Closed { .. }) => {}
@@ -274,15 +315,14 @@ impl Connection {
         let next = self.incarnations.entry(number).or_default();
         let id = ChannelId { connection: out.connection, number, incarnation: *next };
         *next += 1;
-        let channel = Box::new(make(id));
-        self.cost += channel.cost();
-        self.channels.insert(number, channel);
+        self.channels.insert(number, Box::new(make(id)));
+        self.count_touched(Some(number));
         true
     }
 
     fn remove(&mut self, number: u16) {
         if let Some(channel) = self.channels.remove(&number) {
-            self.cost -= channel.cost();
+            self.cost -= channel.counted;
         }
     }
 }

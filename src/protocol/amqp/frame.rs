@@ -3,7 +3,6 @@
 //! Methods and content headers are given whole; they are copied only when a packet boundary cuts them. Bodies are passed on
 //! as they come. Lengths decide: the end octet is only checked. What a login keeps secret is never copied at all.
 
-use super::cursor::Cursor;
 use super::login;
 use crate::protocol::Trouble;
 use crate::stream::Position;
@@ -318,21 +317,22 @@ impl Decoder {
             self.buffer.clear();
             self.buffer.shrink_to(KEPT_CAPACITY);
         }
-        let head = if self.head_length == 0 && input.len() >= HEAD {
-            self.advance(input, HEAD)
-        } else {
-            let taken = self.advance(input, HEAD - self.head_length);
-            let end = self.head_length + taken.len();
-            self.head.get_mut(self.head_length..end)?.copy_from_slice(taken);
-            self.head_length = end;
-            if end < HEAD {
-                return None;
-            }
-            self.head_length = 0;
-            &self.head[..HEAD]
-        };
-        let mut head = Cursor::new(head);
-        Some((head.u8().ok()?, head.u16().ok()?, head.u32().ok()?))
+        if self.head_length == 0
+            && let Some((head, rest)) = input.split_first_chunk()
+        {
+            *input = rest;
+            self.position += HEAD as u64;
+            return Some(parts(*head));
+        }
+        let taken = self.advance(input, HEAD - self.head_length);
+        let end = self.head_length + taken.len();
+        self.head.get_mut(self.head_length..end)?.copy_from_slice(taken);
+        self.head_length = end;
+        if end < HEAD {
+            return None;
+        }
+        self.head_length = 0;
+        self.head.first_chunk().copied().map(parts)
     }
 
     /// Enters a frame. `None`: nothing to say yet.
@@ -481,6 +481,11 @@ enum Copied {
     Secret(Position, Position),
     Whole,
     Bad,
+}
+
+/// Type, channel and size of the payload (section 4.2.3 of the specification).
+fn parts([kind, c1, c2, s1, s2, s3, s4]: [u8; HEAD]) -> (u8, u16, u32) {
+    (kind, u16::from_be_bytes([c1, c2]), u32::from_be_bytes([s1, s2, s3, s4]))
 }
 
 /// Credentials are in methods of channel 0 only.

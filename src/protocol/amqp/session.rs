@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// What it costs in memory.
-    pub fn cost(&self) -> usize {
+    pub fn cost(&mut self) -> usize {
         let buffers: usize = self.decoders.iter().map(Decoder::cost).sum();
         let searches: usize = self.hunters.iter().map(Hunter::cost).sum();
         size_of::<Session>() + buffers + searches + self.state.connection.cost()
@@ -323,42 +323,25 @@ impl State {
         if number == 0 {
             return self.connection.method(&method, from, out);
         }
-        if self.connection.channel_method(number, &method, from, out) {
-            return;
+        if !self.connection.channel_method(number, &method, from, out) {
+            self.connection.on_method(number, &method, from, out);
         }
-        if !self.connection.channel_of_frame(number, from, out) {
-            return;
-        }
-        if self.connection.channels.get(&number).is_some_and(|channel| !channel.can_be_next(&method)) {
-            self.connection.reopened_unseen(number, out);
-        }
-        self.connection.with(number, |channel| {
-            if !channel.method(&method, from, out) {
-                channel.topology(&method, from, out);
-            }
-        });
     }
 
     fn header(&mut self, flow: Flow, number: u16, payload: &[u8], end: Position, out: &mut Output<'_>) {
         let Some(from) = self.peer(flow) else { return };
-        if !self.connection.channel_of_frame(number, from, out) {
-            return;
-        }
-        match Header::read(payload, out.names) {
-            Ok(header) => drop(self.connection.with(number, |channel| channel.header(header, from, flow, end, out))),
+        self.connection.on_frame(number, from, out, |channel, out| match Header::read(payload, out.names) {
+            Ok(header) => channel.header(header, from, flow, end, out),
             Err(_) => {
                 out.trouble(Trouble::Malformed);
-                self.connection.with(number, |channel| channel.gap(from, flow, end, out));
+                channel.gap(from, flow, end, out);
             }
-        }
+        });
     }
 
     fn body(&mut self, flow: Flow, number: u16, bytes: &[u8], ends: bool, end: Position, out: &mut Output<'_>) {
         let Some(from) = self.peer(flow) else { return };
-        if !self.connection.channel_of_frame(number, from, out) {
-            return;
-        }
-        self.connection.with(number, |channel| {
+        self.connection.on_frame(number, from, out, |channel, out| {
             if !bytes.is_empty() {
                 channel.body(Ok(bytes), from, out);
             }

@@ -49,8 +49,8 @@ pub enum Argument {
 impl Specification {
     /// The method with these numbers.
     pub fn find(class: u16, method: u16) -> Option<&'static Specification> {
-        let found = METHODS.binary_search_by_key(&(class, method), |row| (row.class, row.method)).ok()?;
-        METHODS.get(found)
+        let place = PLACES.get(usize::from(class / 10))?.get(usize::from(method))?;
+        METHODS.get(usize::from(*place)).filter(|row| (row.class, row.method) == (class, method))
     }
 
     /// All methods, by number.
@@ -98,6 +98,19 @@ const fn row(
 
 use Argument::{Bit, Long, LongLong, LongString, Octet, Short, ShortString, Table as TableArgument};
 use Sender::{Broker, Client, Either};
+
+/// Where in [`METHODS`] a method is, by the tenth part of its class number and its own number. The classes (10, 20, … 85, 90)
+/// differ in that, and no method's number is higher.
+static PLACES: [[u8; 128]; 10] = {
+    let mut places = [[u8::MAX; 128]; 10];
+    let mut place = 0;
+    while place < METHODS.len() {
+        let row = &METHODS[place];
+        places[row.class as usize / 10][row.method as usize] = place as u8;
+        place += 1;
+    }
+    places
+};
 
 const METHODS: &[Specification] = &[
     row(10, 10, "connection.start", Broker, false, &[Octet, Octet, TableArgument, LongString, LongString]),
