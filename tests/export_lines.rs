@@ -46,6 +46,8 @@ fn a_line_with_everything() {
     rejected.count = 2;
     rejected.message = Some(Identity(0x0123_4567_89ab_cdef_0000_0000_0000_00ff));
     rejected.delivery = Some(3);
+    let (server, client) = ("127.0.0.1:5672".parse().unwrap(), "[2001:db8::1]:40000".parse().unwrap());
+    let trace = TraceContext { trace_id: [0xab; 16], span_id: [0x01; 8], flags: 1 };
     rejected.attributes = Attributes {
         system: "rabbitmq",
         operation: Some("nack"),
@@ -66,11 +68,11 @@ fn a_line_with_everything() {
         dead_letter_destination: Some(dlq),
         error_code: Some(404),
         error_text: Some(text),
-        server: Some("127.0.0.1:5672".parse().unwrap()),
-        client: Some("[2001:db8::1]:40000".parse().unwrap()),
+        server: Some(&server),
+        client: Some(&client),
         process: Some(&process),
         producer: None,
-        trace: Some(TraceContext { trace_id: [0xab; 16], span_id: [0x01; 8], flags: 1 }),
+        trace: Some(&trace),
     };
     assert_eq!(
         line(&rejected),
@@ -167,7 +169,7 @@ proptest! {
             client_id: Some(&names[4]),
             error_text: Some(&names[5]),
             dead_letter_destination: Some(&names[6]),
-            server: Some(address),
+            server: Some(&address),
             process: Some(&process),
             ..Attributes::default()
         };

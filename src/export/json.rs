@@ -228,7 +228,7 @@ impl Object<'_> {
         self.out.extend_from_slice(b"\",");
     }
 
-    fn address(&mut self, host: &Attribute, port: &Attribute, address: Option<SocketAddr>) {
+    fn address(&mut self, host: &Attribute, port: &Attribute, address: Option<&SocketAddr>) {
         let Some(address) = address else { return };
         self.key(host);
         self.out.push(b'"');

@@ -1,6 +1,6 @@
 //! Tests of the module above.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
 
@@ -10,6 +10,8 @@ use crate::lifecycle::transition::{Attributes, Evidence, Settlement, Timings};
 use crate::names::Name;
 use crate::protocol::operation::{Identity, TraceContext};
 use crate::time::Timestamp;
+
+static CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
 
 struct Names {
     queue: Name,
@@ -48,10 +50,10 @@ impl Names {
                 message_id: Some(&self.id),
                 body_size: Some(2048),
                 process: Some(&self.process),
-                client: Some(SocketAddr::from(([127, 0, 0, 1], 40000))),
+                client: Some(&CLIENT),
                 redelivered: Some(true),
                 settlement: Some(Settlement::Explicit),
-                trace: Some(TraceContext { trace_id: [0x1f; 16], span_id: [1; 8], flags: 1 }),
+                trace: Some(&TraceContext { trace_id: [0x1f; 16], span_id: [1; 8], flags: 1 }),
                 ..Attributes::default()
             },
             timings: Timings { created: Some(second), ..Timings::default() },

@@ -100,8 +100,8 @@ pub(super) fn of_party(party: Option<&Party>) -> Attributes<'_> {
     if let Some(party) = party {
         attributes.vhost = party.vhost.as_ref();
         attributes.client_id = party.client_name.as_ref();
-        attributes.server = party.server;
-        attributes.client = party.client;
+        attributes.server = party.server.as_ref();
+        attributes.client = party.client.as_ref();
         attributes.process = party.process.as_ref();
     }
     attributes
@@ -113,7 +113,7 @@ fn describe<'a>(attributes: &mut Attributes<'a>, message: &'a Message) {
     if let Some(extras) = &message.extras {
         attributes.conversation_id = extras.correlation_id.as_ref();
         attributes.stream_offset = extras.stream_offset;
-        attributes.trace = extras.trace;
+        attributes.trace = extras.trace.as_ref();
     }
 }
 

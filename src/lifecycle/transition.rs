@@ -258,15 +258,15 @@ pub struct Attributes<'a> {
     /// The broker's text.
     pub error_text: Option<&'a Name>,
     /// The broker's end.
-    pub server: Option<SocketAddr>,
+    pub server: Option<&'a SocketAddr>,
     /// The application's end.
-    pub client: Option<SocketAddr>,
+    pub client: Option<&'a SocketAddr>,
     /// The application's process, where it is on this host.
     pub process: Option<&'a Owner>,
     /// The process that published the message, on the lines of its deliveries and of its fate, where that is known.
     pub producer: Option<&'a Owner>,
     /// The message's own trace context.
-    pub trace: Option<TraceContext>,
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// When the earlier steps of a message, and of the delivery at hand, happened. What was not seen is `None`.

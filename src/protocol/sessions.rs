@@ -100,12 +100,13 @@ impl Sessions {
                 self.with(connection, self.now, out, |session, _, _| session.facts(facts));
             }
             Event::Data { connection, flow, position, time, bytes, packet_start } => {
-                if !self.sessions.contains_key(&connection) {
-                    self.insert(connection, Session::new(None), out);
-                }
-                self.with(connection, time, out, |session, out, ledger| {
+                let act = move |session: &mut Session, out: &mut Output<'_>, ledger: &mut Ledger<'_>| {
                     session.data(flow, position, bytes, packet_start, out, ledger);
-                });
+                };
+                if !self.with(connection, time, out, act) {
+                    self.insert(connection, Session::new(None), out);
+                    self.with(connection, time, out, act);
+                }
             }
             Event::Hole { connection, flow, position, length, time, .. } => {
                 self.with(connection, time, out, |session, out, ledger| {
@@ -149,15 +150,16 @@ impl Sessions {
         self.evicted
     }
 
+    /// Lets `act` work on a session; false if there is none.
     fn with(
         &mut self,
         connection: ConnectionId,
         time: Timestamp,
         out: &mut Vec<Observed>,
         act: impl FnOnce(&mut Session, &mut Output<'_>, &mut Ledger<'_>),
-    ) {
+    ) -> bool {
         self.now = time;
-        let Some(entry) = self.sessions.get_mut(&connection) else { return };
+        let Some(entry) = self.sessions.get_mut(&connection) else { return false };
         entry.used = self.clock;
         let own = self.limits.bytes_per_connection.saturating_sub(entry.cost);
         let room = own.min(self.limits.bytes.saturating_sub(self.cost));
@@ -167,6 +169,7 @@ impl Sessions {
         let cost = entry.session.cost();
         self.cost = self.cost + cost - entry.cost;
         entry.cost = cost;
+        true
     }
 
     fn insert(&mut self, connection: ConnectionId, mut session: Session, out: &mut Vec<Observed>) {

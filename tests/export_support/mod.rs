@@ -5,7 +5,7 @@ pub mod conventions;
 pub mod scenario;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use acktrail::capture::Owner;
 use acktrail::export::metrics::Value as Given;
@@ -16,6 +16,11 @@ use acktrail::protocol::operation::Identity;
 use acktrail::time::Timestamp;
 use conventions::SeenSpan;
 use serde_json::Value;
+
+/// The broker's end, the producer's and the consumer's.
+static SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5672);
+static PRODUCER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+static CONSUMER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_002);
 
 /// A transition of one message with nothing optional but the system.
 pub fn transition(state: State, time: u64) -> Transition<'static> {
@@ -78,8 +83,8 @@ impl Life {
                 vhost: Some(&names[3]),
                 message_id: Some(&names[4]),
                 body_size: Some(512),
-                server: Some(SocketAddr::from(([127, 0, 0, 1], 5672))),
-                client: Some(SocketAddr::from(([127, 0, 0, 1], 40_000))),
+                server: Some(&SERVER),
+                client: Some(&PRODUCER),
                 process: Some(&self.producer),
                 ..line.attributes
             };
@@ -99,7 +104,7 @@ impl Life {
                 consumer_tag: Some(&names[5]),
                 delivery_tag: Some(number),
                 redelivered: Some(false),
-                client: Some(SocketAddr::from(([127, 0, 0, 1], 40_002))),
+                client: Some(&CONSUMER),
                 process: Some(&self.consumer),
                 producer: Some(&self.producer),
                 ..line.attributes

@@ -1,12 +1,17 @@
 //! A made-up day of a broker: messages with every kind of fate, as the lifecycle tells them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use acktrail::capture::Owner;
 use acktrail::lifecycle::transition::{Attributes, Evidence, Reason, Settlement, State, Timings, Transition};
 use acktrail::names::Name;
 use acktrail::protocol::operation::{Identity, TraceContext};
 use acktrail::time::Timestamp;
+
+/// The broker's end, the producer's and the consumer's.
+static SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5672);
+static PRODUCER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+static CONSUMER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_002);
 
 /// When it begins.
 pub const START: u64 = 1_795_357_867_000_000_000;
@@ -79,7 +84,7 @@ impl Scenario {
         self.retried(observe);
         self.dead(observe);
         self.returned_and_refused(observe);
-        self.acknowledged(message::TRACED, 500, 4, Some(OWN_TRACE), observe);
+        self.acknowledged(message::TRACED, 500, 4, Some(&OWN_TRACE), observe);
         self.acknowledged(message::SLOW, 600, 20_000, None, observe);
         self.expired(observe);
         self.reply(observe);
@@ -87,7 +92,7 @@ impl Scenario {
         self.several_alike(observe);
     }
 
-    fn published(&self, message: u128, at: u64, trace: Option<TraceContext>) -> Transition<'_> {
+    fn published(&self, message: u128, at: u64, trace: Option<&'static TraceContext>) -> Transition<'_> {
         Transition {
             time: Timestamp(START + at * MS),
             state: State::Created,
@@ -105,8 +110,8 @@ impl Scenario {
                 exchange: Some(&self.exchange),
                 routing_key: Some(&self.key),
                 body_size: Some(128),
-                server: Some(SocketAddr::from(([127, 0, 0, 1], 5672))),
-                client: Some(SocketAddr::from(([127, 0, 0, 1], 40_000))),
+                server: Some(&SERVER),
+                client: Some(&PRODUCER),
                 process: Some(&self.producer),
                 trace,
                 ..Attributes::default()
@@ -128,7 +133,7 @@ impl Scenario {
                 queue: Some(&self.queue),
                 delivery_tag: Some(u64::from(delivery)),
                 redelivered: Some(delivery > 1),
-                client: Some(SocketAddr::from(([127, 0, 0, 1], 40_002))),
+                client: Some(&CONSUMER),
                 process: Some(&self.consumer),
                 producer: Some(&self.producer),
                 ..published.attributes
@@ -162,7 +167,7 @@ impl Scenario {
         message: u128,
         at: u64,
         until: u64,
-        trace: Option<TraceContext>,
+        trace: Option<&'static TraceContext>,
         observe: &mut dyn FnMut(&Transition<'_>),
     ) {
         let mut line = self.published(message, at, trace);

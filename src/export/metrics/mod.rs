@@ -93,7 +93,7 @@ impl Metrics {
             let retired = std::mem::take(&mut self.retired);
             self.drop_groups(|group| retired.iter().any(|(route, _)| group.route == *route));
         }
-        let endpoint = self.endpoints.of(line.attributes.process, line.attributes.server);
+        let endpoint = self.endpoints.of(line.attributes.process, line.attributes.server.copied());
         let key = GroupKey { route, endpoint };
         let slot = key.slot();
         if let Some((cached, number)) = self.cache.get(slot)

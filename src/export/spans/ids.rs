@@ -29,7 +29,7 @@ pub enum Role {
 
 /// The trace of a message: its own if it carries a context, else its identity, so that the trace id is the `message` of the
 /// JSON lines.
-pub fn trace_id(identity: Identity, own: Option<TraceContext>) -> [u8; 16] {
+pub fn trace_id(identity: Identity, own: Option<&TraceContext>) -> [u8; 16] {
     match own {
         Some(context) => context.trace_id,
         None => identity.0.max(1).to_be_bytes(),
@@ -48,7 +48,7 @@ pub fn span_id(identity: Identity, role: Role, queue: &str, delivery: u32) -> [u
 }
 
 /// The context that everything made of this message links to: the application's own, else that of our span of the publish.
-pub fn creation_context(identity: Identity, own: Option<TraceContext>) -> SpanContext {
+pub fn creation_context(identity: Identity, own: Option<&TraceContext>) -> SpanContext {
     match own {
         Some(context) => SpanContext { trace_id: context.trace_id, span_id: context.span_id },
         None => publish_context(identity, None),
@@ -56,7 +56,7 @@ pub fn creation_context(identity: Identity, own: Option<TraceContext>) -> SpanCo
 }
 
 /// The context of our span of the publish.
-pub(super) fn publish_context(identity: Identity, own: Option<TraceContext>) -> SpanContext {
+pub(super) fn publish_context(identity: Identity, own: Option<&TraceContext>) -> SpanContext {
     SpanContext { trace_id: trace_id(identity, own), span_id: span_id(identity, Role::Publish, "", 0) }
 }
 
