@@ -124,6 +124,11 @@ impl Pipeline {
         [self.streams.poll_timeout(), self.lifecycles.poll_timeout()].into_iter().flatten().min()
     }
 
+    /// The records are all packets of another tool's capture ([`Streams::expect_every_packet`]).
+    pub fn expect_every_packet(&mut self) {
+        self.streams.expect_every_packet();
+    }
+
     /// Keeps the places of logins from now on: for whoever keeps records, before the first.
     pub fn keep_secrets(&mut self) {
         self.secrets = Some(Vec::new());

@@ -253,8 +253,8 @@ const CONVERSATION: [&str; 7] = [
     "socket 2 10.0.0.2:5672->10.0.0.1:40000 accepted from start send 5000 copied 1000",
     "segment 1 1000 \"AMQP\" ack 5000",
     "segment 2 5000 \"start\" ack 1004",
-    "closed 1 copied 5000",
-    "closed 2 copied 1000",
+    "closed 1 copied 5005",
+    "closed 2 copied 1004",
     "counters 2 9 9",
 ];
 
@@ -418,7 +418,7 @@ fn a_reset_ends_both_and_a_port_used_again_is_a_new_connection() {
     let (lines, tally, _) = read_with(pcap(101, true, false, &captured(101, &packets)), &[]);
     let expected = [
         "closed 1 copied 5000",
-        "closed 2 copied 1000",
+        "closed 2 copied 1004",
         "socket 3 10.0.0.1:40000->10.0.0.2:5672 connected from start send 70001 copied 80001",
         "socket 4 10.0.0.2:5672->10.0.0.1:40000 accepted from start send 80001 copied 70001",
         "segment 3 70001 \"again\" ack 80001",

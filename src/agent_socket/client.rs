@@ -112,7 +112,13 @@ impl Client {
         })?;
         let mut line = serde_json::to_vec(request).unwrap_or_default();
         line.push(b'\n');
-        (&stream).write_all(&line).map_err(|error| ClientError::Io(path.to_owned(), error))?;
+        match (&stream).write_all(&line) {
+            // An agent that has too many clients says so and hangs up, whatever it was to be asked: its words can be read.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(ClientError::Io(path.to_owned(), error));
+            }
+            _ => {}
+        }
         Ok(Client { reader: BufReader::new(stream), line: Vec::new(), path: path.to_owned() })
     }
 }

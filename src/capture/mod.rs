@@ -155,7 +155,7 @@ pub struct Closed {
     pub time: Timestamp,
     /// Which.
     pub cookie: Cookie,
-    /// How far its application had read by then.
+    /// How far its application had read by then; in another tool's capture, how far the socket had received.
     pub copied: u32,
 }
 

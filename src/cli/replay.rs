@@ -28,6 +28,9 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         outputs.show(View::stdout(&filter, false, config)?);
     }
     let mut pipeline = Pipeline::new(limits(config));
+    if source.tally().is_some() {
+        pipeline.expect_every_packet();
+    }
     if config.replay.method_counts {
         pipeline.count_methods();
     }

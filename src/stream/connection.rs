@@ -228,12 +228,22 @@ impl Connection {
     }
 
     /// The sender of `flow` has received the other flow up to the number that it acknowledges.
-    pub fn acknowledge<S: FnMut(Event<'_>)>(&mut self, flow: Flow, segment: &Segment<'_>, outlet: &mut Outlet<'_, S>) {
+    /// `every_packet`: everything that it acknowledges should have been seen before.
+    pub fn acknowledge<S: FnMut(Event<'_>)>(
+        &mut self,
+        flow: Flow,
+        segment: &Segment<'_>,
+        every_packet: bool,
+        outlet: &mut Outlet<'_, S>,
+    ) {
         let reverse = flow.reverse();
         let reassembly = &mut self.flows[reverse.index()];
         if let Some(position) = reassembly.position_of(segment.acknowledged) {
             outlet.flow = reverse;
             reassembly.received(position, segment.time, &mut |piece| outlet.emit(piece));
+            if every_packet {
+                reassembly.give_up_received(segment.time, &mut |piece| outlet.emit(piece));
+            }
             outlet.flow = flow;
         }
     }
@@ -243,7 +253,9 @@ impl Connection {
         let reassembly = &mut self.flows[flow.index()];
         let Some(position) = reassembly.position_of(read.copied) else { return };
         reassembly.received(position, read.time, &mut |piece| outlet.emit(piece));
-        if position > self.read[flow.index()].max(reassembly.beginning()) {
+        // A socket whose reads are not reported tells at its end only what it had received.
+        let reported = self.facts.ends[flow.reverse().index()].reads_seen;
+        if reported && position > self.read[flow.index()].max(reassembly.beginning()) {
             self.read[flow.index()] = position;
             // Where nothing was reported before, the difference means nothing, and is too large to cast a doubt.
             let from = position.saturating_sub(Position::from(read.copied.wrapping_sub(read.from)));

@@ -211,6 +211,24 @@ impl Reassembly {
         }
     }
 
+    /// The flow has ended: what its receiver had that was not seen is a hole at the end.
+    pub fn end_here(&mut self, time: Timestamp, emit: &mut impl FnMut(Piece<'_>)) {
+        self.flush(time, emit);
+        self.give_up_received(time, emit);
+    }
+
+    /// What the receiver has, and nobody saw, will not be seen any more.
+    pub fn give_up_received(&mut self, time: Timestamp, emit: &mut impl FnMut(Piece<'_>)) {
+        self.settle(time, emit);
+        // The number that a FIN takes is counted as read (tcp_recvmsg_locked, net/ipv4/tcp.c).
+        const FIN: u64 = 1;
+        if let Some(next) = self.next.filter(|next| self.received > next + FIN) {
+            let length = Some(self.received - next);
+            emit(Piece::Hole { position: next, length, time, cause: HoleCause::Missing });
+            self.next = Some(self.received);
+        }
+    }
+
     /// Position behind the last byte seen, in order or not.
     fn end(&self) -> Position {
         let waiting = self.waiting.last_key_value().map(|(&position, waiting)| position + waiting.length());
@@ -441,6 +459,22 @@ mod tests {
         assert_eq!(flow.gap_since(), Some(Timestamp(6)));
         assert_eq!(received(&mut flow, 20), "<missing 2>gh");
         assert_eq!(insert(&mut flow, data(12, b"m")), "<missing 4>m");
+    }
+
+    #[test]
+    fn what_the_receiver_had_at_the_end_was_sent() {
+        let mut flow = flow();
+        let at = first_position(START);
+        let end = |flow: &mut Reassembly, received| {
+            feed(flow, |flow, mut emit| {
+                flow.received(at + received, Timestamp(9), &mut emit);
+                flow.end_here(Timestamp(9), &mut emit);
+            })
+        };
+        assert_eq!(insert(&mut flow, data(0, b"ab")), "ab");
+        assert_eq!(end(&mut flow, 3), "");
+        assert_eq!(insert(&mut flow, data(4, b"ef")), "");
+        assert_eq!(end(&mut flow, 9), "<missing 2>ef<missing 3>");
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub struct Streams {
     ended: Option<Vec<(ConnectionId, [Taps; 2])>>,
     /// Nobody was given the last segment's bytes, nor will be.
     ignored: bool,
+    every_packet: bool,
 }
 
 /// Where a flow's bytes are tapped: at its sender and its receiver.
@@ -88,7 +89,14 @@ impl Streams {
             statistics: Statistics::default(),
             ended: None,
             ignored: false,
+            every_packet: false,
         }
+    }
+
+    /// The records are all packets of a capture in their order: what is acknowledged and was not seen, is missing. The kernel
+    /// stage's records are not: bodies are skipped, and told of later.
+    pub fn expect_every_packet(&mut self) {
+        self.every_packet = true;
     }
 
     /// Takes one record; its consequences go to `sink` before this returns.
@@ -171,6 +179,8 @@ impl Streams {
         let flow = flow_at(end, segment.direction);
         let mut outlet = Outlet { id: connection.id, flow, statistics: &mut self.statistics, sink };
         let before = connection.flows[flow.index()].cost();
+        // What it acknowledges, its sender had when it sent this, which may be the answer to it.
+        connection.acknowledge(flow, segment, self.every_packet, &mut outlet);
         let lost = connection.lost_before(end, segment);
         let length = if segment.length > LARGEST_PACKET { 0 } else { segment.length };
         let reassembly = &mut connection.flows[flow.index()];
@@ -191,7 +201,6 @@ impl Streams {
             }
             Place::Stray => outlet.statistics.bytes_stray += segment.bytes.len() as u64,
         }
-        connection.acknowledge(flow, segment, &mut outlet);
         let (id, after) = (connection.id, connection.flows[flow.index()].cost());
         if before | after != 0 || self.waiting != 0 {
             self.waited(index, id, flow, sink);
@@ -295,7 +304,7 @@ impl Streams {
         let Some(mut connection) = self.forget(index) else { return };
         for flow in [Flow::Forward, Flow::Backward] {
             let mut outlet = Outlet { id: connection.id, flow, statistics: &mut self.statistics, sink };
-            connection.flows[flow.index()].flush(time, &mut |piece| outlet.emit(piece));
+            connection.flows[flow.index()].end_here(time, &mut |piece| outlet.emit(piece));
         }
         sink(Event::Closed { connection: connection.id, time });
     }

@@ -197,13 +197,13 @@ impl Connections {
     /// A connection that is replaced ends before the new one begins.
     fn end(&mut self, connection: &Connection, time: Timestamp) {
         if connection.announced && !connection.closed {
-            self.due.extend(connection.ends.iter().map(|end| end.closed(time)));
+            self.due.extend(connection.closed_ends(time));
         }
     }
 
     fn end_behind(&mut self, connection: &Connection, time: Timestamp) {
         if connection.announced {
-            self.due_behind.extend(connection.ends.iter().map(|end| end.closed(time)));
+            self.due_behind.extend(connection.closed_ends(time));
         }
     }
 
@@ -286,6 +286,12 @@ impl Connection {
         packet.rst || (low.is_finished(high) && high.is_finished(low))
     }
 
+    /// The ends of both sockets.
+    fn closed_ends(&self, time: Timestamp) -> [Record<'static>; 2] {
+        let [low, high] = &self.ends;
+        [low.closed(high, time), high.closed(low, time)]
+    }
+
     /// A packet behind the end: a repetition, or a loss.
     fn late(&self, packet: &Packet<'_>) -> Result<(), Unusable> {
         if packet.length == 0 {
@@ -335,7 +341,10 @@ impl End {
         known.is_some_and(|(acknowledged, fin)| (acknowledged.wrapping_sub(fin) as i32) > 0)
     }
 
-    fn closed(&self, time: Timestamp) -> Record<'static> {
-        Record::Closed(Closed { time, cookie: self.cookie, copied: self.copied })
+    /// What it acknowledged last, it had received: all that the other one sent, but for the number that a FIN takes.
+    fn closed(&self, other: &End, time: Timestamp) -> Record<'static> {
+        let sent = other.fin.filter(|_| other.is_finished(self));
+        let copied = sent.or(self.acknowledged).unwrap_or(self.copied);
+        Record::Closed(Closed { time, cookie: self.cookie, copied })
     }
 }
