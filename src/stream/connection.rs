@@ -39,6 +39,8 @@ pub(super) struct Connection {
     links: Links,
     sockets: [Option<Tapped>; 2],
     read: [Position; 2],
+    /// By flow: what its sender acknowledged last, where that could be placed.
+    acknowledged: [Option<u32>; 2],
 }
 
 /// A socket of this host at one end.
@@ -106,6 +108,7 @@ impl Connection {
             links: Links::default(),
             sockets: [None, None],
             read: [0; 2],
+            acknowledged: [None; 2],
         };
         connection.join(end, socket);
         (connection, end)
@@ -192,6 +195,12 @@ impl Connection {
         (lost != 0).then_some(lost)
     }
 
+    /// Whether a segment is all of a packet, as most are: there is nothing to take apart.
+    pub fn is_whole(&self, end: usize, segment: &Segment<'_>, length: u32) -> bool {
+        let open = self.sockets[end & 1].as_ref().and_then(|tapped| tapped.packet[direction_index(segment.direction)]);
+        segment.offset == 0 && !segment.more && segment.bytes.len() == length as usize && length != 0 && open.is_none()
+    }
+
     /// Takes a segment apart. `packet` is the position of its packet's first byte, `length` the packet's length.
     pub fn parts<'a>(
         &mut self,
@@ -236,9 +245,14 @@ impl Connection {
         every_packet: bool,
         outlet: &mut Outlet<'_, S>,
     ) {
+        let known = &mut self.acknowledged[flow.index()];
+        if *known == Some(segment.acknowledged) {
+            return;
+        }
         let reverse = flow.reverse();
         let reassembly = &mut self.flows[reverse.index()];
         if let Some(position) = reassembly.position_of(segment.acknowledged) {
+            *known = Some(segment.acknowledged);
             outlet.flow = reverse;
             reassembly.received(position, segment.time, &mut |piece| outlet.emit(piece));
             if every_packet {

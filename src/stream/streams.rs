@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use slab::Slab;
 
 use super::connection::{Connection, Connections, Outlet};
-use super::reassembly::Place;
+use super::reassembly::{Content, Part, Place};
 use super::recency::Recency;
 use super::table::{Pair, Pairs};
 use super::{ConnectionId, Event, Flow, Statistics};
@@ -187,6 +187,13 @@ impl Streams {
         let place = reassembly
             .place(segment.sequence, length, lost.unwrap_or(0), segment.time, &mut |piece| outlet.emit(piece));
         match place {
+            Place::At(position) if lost.is_none() && connection.is_whole(end, segment, length) => {
+                self.ignored = false;
+                let content = Content::Bytes(segment.bytes);
+                let part = Part { position, content, time: segment.time, packet_start: true };
+                let reassembly = &mut connection.flows[flow.index()];
+                outlet.statistics.bytes_duplicate += reassembly.insert(part, &mut |piece| outlet.emit(piece));
+            }
             Place::At(position) => {
                 self.ignored = false;
                 let parts = connection.parts(end, segment, position, length, lost.is_some());
