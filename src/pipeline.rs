@@ -49,8 +49,10 @@ pub struct Pipeline {
 /// Operations that are handed on together: each stage's code is large, and taking turns message by message would have the
 /// processor fetch it anew each time.
 const BATCH: usize = 64;
-/// Operations wait for others no longer than this, in the records' own time. Shorter than anything that may fall due.
+/// Operations wait for others no longer than this, in the records' own time.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+// What an operation sets a deadline for must not fall due while it waits here.
+const _: () = assert!(LONGEST_WAIT.as_nanos() < lifecycle::GRACE.as_nanos());
 
 /// How often each trouble was met, in the order of [`Trouble::ALL`].
 type Troubles = [u64; Trouble::ALL.len()];

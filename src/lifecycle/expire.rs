@@ -14,7 +14,7 @@ use crate::names::Name;
 use crate::time::Timestamp;
 
 /// How long after its time a message is given up: a delivery sent just before it may still be on its way through here.
-const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.

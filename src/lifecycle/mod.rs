@@ -61,6 +61,7 @@ use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts, T
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
+pub(crate) use expire::GRACE;
 pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.

@@ -314,6 +314,32 @@ fn a_lost_record_inside_a_packet_is_not_taken_for_skipped() {
 }
 
 #[test]
+fn what_is_acknowledged_in_a_packet_capture_and_was_not_seen_is_missing_before_the_answer() {
+    let answer = |every_packet: bool| {
+        let mut tap = Tap::local();
+        if every_packet {
+            tap.streams.expect_every_packet();
+        }
+        tap.send(SERVER, SERVER_START, b"ab");
+        let acknowledged = SERVER_START + 7;
+        tap.segment(Segment { acknowledged, bytes: b"x", length: 1, ..packet(CLIENT, CLIENT_START) });
+        tap
+    };
+    answer(true).expect(
+        "
+        0 < ab
+        0 < <missing 5>
+        0 > x",
+    );
+    // The kernel stage tells of skipped bytes only later.
+    answer(false).expect(
+        "
+        0 < ab
+        0 > x",
+    );
+}
+
+#[test]
 fn a_connection_joined_late_begins_where_it_is_first_seen() {
     let mut tap = Tap::new(Limits::default());
     let late = |origin, broker_port| Socket { from_start: false, broker_port, ..socket(SERVER, origin) };

@@ -219,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn every_method_is_found_by_its_numbers_and_nothing_else_is() {
+        for class in (0..300).chain([u16::MAX]) {
+            for method in (0..300).chain([u16::MAX]) {
+                let row = METHODS.iter().find(|row| (row.class, row.method) == (class, method));
+                assert_eq!(Specification::find(class, method), row, "{class} {method}");
+            }
+        }
+    }
+
+    #[test]
     fn replies_come_from_the_other_side_and_content_from_one() {
         for row in METHODS.iter().filter(|row| row.content) {
             assert_ne!(row.sender, Sender::Either, "{}", row.name);
