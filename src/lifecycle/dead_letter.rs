@@ -46,6 +46,33 @@ impl Lifecycles {
         self.settle_message(reference);
     }
 
+    /// Whether a copy that an application made of a delivery comes back, through `way`, to the queue that it had that from:
+    /// a retry, as if the broker had put it there.
+    fn has_returned(
+        &mut self,
+        time: Timestamp,
+        reference: MessageRef,
+        way: &Name,
+        queue: Option<&Name>,
+        observer: &mut dyn Observer,
+    ) -> bool {
+        let Some(entry) = self.messages.get_mut(reference) else { return false };
+        let Some(origin) = entry.origin.as_ref().filter(|origin| same_name(origin.queue.as_ref(), queue)) else {
+            return false;
+        };
+        if entry.chains.of_queue(queue).is_some() {
+            // It has been said.
+            return true;
+        }
+        let mut chain = Chain::new(origin.queue.clone(), entry.state);
+        // It goes on where the original's deliveries ended.
+        (chain.delivery, chain.attempt) = (origin.delivery, 1);
+        chain.first_failed = if origin.first_failed.get().is_some() { origin.first_failed } else { entry.created };
+        let Some(place) = entry.chains.push(chain) else { return false };
+        self.retrying(time, reference, place, None, Some(way.clone()), false, observer);
+        true
+    }
+
     /// A message left its queue for good: what the queue's declaration says becomes of it.
     pub(super) fn afterlife(
         &mut self,
@@ -185,7 +212,9 @@ impl Lifecycles {
             // A client published it with these headers; the broker added nothing.
             return;
         }
-        let comes_back = deaths.iter().any(|death| same_name(Some(&death.queue), queue));
+        let Some(latest) = deaths.first() else { return };
+        let comes_back = deaths.iter().any(|death| same_name(Some(&death.queue), queue))
+            || self.has_returned(time, reference, &latest.queue, queue, observer);
         for (index, death) in deaths.iter().enumerate().rev() {
             let next = index.checked_sub(1).and_then(|index| deaths.get(index)).map(|death| &death.queue).or(queue);
             if comes_back {

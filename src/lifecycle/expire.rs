@@ -58,7 +58,12 @@ impl Lifecycles {
             return None;
         }
         let route = entry.route.clone();
-        self.topology(party).expiry(&route.exchange, &route.routing_key, own)
+        let home = entry.origin.as_ref().and_then(|origin| origin.queue.clone());
+        let topology = self.topology(party);
+        let (queue, ttl) = topology.expiry(&route.exchange, &route.routing_key, own)?;
+        // What an application sends back to itself this way only waits: its time is not up when its time has passed.
+        let returns = home.is_some_and(|home| topology.dead_letters_to(&queue, &route.routing_key, &home));
+        (!returns).then_some((queue, ttl))
     }
 
     fn expired(&mut self, time: Timestamp, reference: MessageRef, observer: &mut dyn Observer) {

@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroU128};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::messages::Place;
+use super::messages::{MessageRef, Place};
 use super::party::Party;
 use super::transition::{Evidence, Reason, State};
 use crate::names::Name;
@@ -76,8 +76,8 @@ impl From<Timestamp> for Moment {
 pub(super) struct Message {
     /// What a publish or delivery with the same bytes yields; `None` where a hole took them.
     pub key: Option<NonZeroU128>,
-    /// The identity shown, where it is not the key: of a copy that an application republished with changed headers.
-    pub shown: Option<Box<Identity>>,
+    /// Of a copy that an application made: what it goes on from.
+    pub origin: Option<Box<Origin>>,
     /// State before, and apart from, any delivery.
     pub state: State,
     /// How the state was reached.
@@ -107,7 +107,7 @@ impl Message {
         let key = key.and_then(|identity| NonZeroU128::new(identity.0));
         Message {
             key,
-            shown: None,
+            origin: None,
             state,
             evidence: Evidence::Observed,
             ambiguous: false,
@@ -127,7 +127,8 @@ impl Message {
 
     /// The identity to print.
     pub fn identity(&self) -> Option<Identity> {
-        self.shown.as_deref().copied().or(self.key.map(|key| Identity(key.get())))
+        let shown = self.origin.as_ref().and_then(|origin| origin.identity);
+        shown.or(self.key.map(|key| Identity(key.get())))
     }
 
     /// Length of the body in bytes.
@@ -156,6 +157,20 @@ impl Message {
         let acknowledged = self.chains.iter().all(|chain| chain.state == State::Acknowledged);
         if acknowledged && own >= known { List::Complete } else { List::Settled }
     }
+}
+
+/// The delivery that an application held when it published a copy of it.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// The original.
+    pub message: MessageRef,
+    /// The identity to show: changed headers give the copy a key of its own.
+    pub identity: Option<Identity>,
+    /// The queue that the original was taken from.
+    pub queue: Option<Name>,
+    pub state: State,
+    pub delivery: Option<NonZeroU32>,
+    pub first_failed: Moment,
 }
 
 /// A message's way through one queue.

@@ -341,8 +341,11 @@ impl Messages {
     /// Two messages with the same key that took the same way at the same time: which of them a delivery is of, only their
     /// order tells. An id that a client gave twice is as ambiguous as a body without an id.
     fn mark_twins(&mut self, index: u32, older: &[u32]) {
-        let Some(route) = self.slot(index).map(|message| message.route.clone()) else { return };
-        for other in older {
+        let Some(message) = self.slot(index) else { return };
+        let route = message.route.clone();
+        // Whoever copies a message holds it: the next delivery is the copy's.
+        let original = message.origin.as_ref().map(|origin| origin.message.index);
+        for other in older.iter().filter(|other| Some(**other) != original) {
             let Some(message) = self.slot_mut(*other) else { continue };
             if message.place.list == List::Active && message.route == route {
                 message.ambiguous = true;

@@ -20,6 +20,7 @@
 //! | delivered again | Dispatched, Processing (the loss was not seen) | Failed, Retrying, Dispatched |
 //! | delivered with x-death of this queue | Rejected, DeadLettered, Dropped | Retrying, Dispatched |
 //! | delivered with x-death of other queues | any but Acknowledged, in those | DeadLettered there; Dispatched here |
+//! | delivered with x-death of other queues: an application's copy, back in the queue of the original | Created, Confirmed | Retrying, Dispatched |
 //! | its time to live passes | Created, Confirmed | Expired, then DeadLettered where the queue's declaration says so |
 //! | read | Dispatched | Processing; with no-ack Acknowledged at once |
 //! | acknowledged | Dispatched, Processing | Acknowledged |

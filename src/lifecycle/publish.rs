@@ -38,14 +38,14 @@ impl Lifecycles {
     ) {
         let party = self.party(channel.connection);
         let original = self.original(&party, destination, &message);
-        let previous = original.and_then(|original| self.messages.get(original)).map(latest_state);
-        let shown = original.and_then(|original| self.messages.get(original)).and_then(message::Message::identity);
+        let origin = original.and_then(|original| self.origin(original, &party, destination));
+        let previous = origin.as_ref().map(|origin| origin.state);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
         if route.must_be_followed(self.bindings) {
             route.reaches(self.topology(&party).routed(&destination.exchange, &destination.routing_key).len());
         }
         let mut entry = message::Message::new(message.identity, State::Created, route);
-        entry.shown = shown.filter(|shown| Some(*shown) != message.identity).map(Box::new);
+        entry.origin = origin.map(Box::new);
         entry.publisher = Some(party.clone());
         entry.message_id = message.message_id;
         entry.extras = message.extras;
@@ -60,7 +60,7 @@ impl Lifecycles {
         let Some(entry) = self.messages.get(reference) else { return };
         let mut line = emit::of_message(entry, Some(&party), time);
         line.previous = previous;
-        line.reason = original.map(|_| Reason::Republished);
+        line.reason = previous.map(|_| Reason::Republished);
         line.attributes.operation = Some("publish");
         observer.transition(&line);
         if !ended {
@@ -98,19 +98,27 @@ impl Lifecycles {
     fn original(&mut self, party: &Party, destination: &Destination, message: &Message) -> Option<MessageRef> {
         let is_copied = |entry: &message::Message| {
             entry.message_id.is_some() == message.message_id.is_some()
-                && entry.chains.iter().any(|chain| {
-                    let route = chain.route.as_ref().unwrap_or(&entry.route);
-                    let elsewhere =
-                        route.exchange != destination.exchange || route.routing_key != destination.routing_key;
-                    let held = chain.holder.as_ref().is_some_and(|holder| holder.is_same_application(party));
-                    chain.is_in_flight() && elsewhere && held
-                })
+                && copied_chain(entry, party, destination).is_some()
         };
         if message.message_id.is_some() {
             return self.messages.find(message.identity?, MOST_COMPARED, is_copied);
         }
         let reference = *self.held_bodies.get(&message.body?)?;
         self.messages.get(reference).is_some_and(is_copied).then_some(reference)
+    }
+
+    /// What a copy of it goes on from.
+    fn origin(&self, original: MessageRef, party: &Party, destination: &Destination) -> Option<message::Origin> {
+        let entry = self.messages.get(original)?;
+        let chain = copied_chain(entry, party, destination)?;
+        Some(message::Origin {
+            message: original,
+            identity: entry.identity(),
+            queue: chain.queue.clone(),
+            state: chain.state,
+            delivery: chain.delivery,
+            first_failed: chain.first_failed,
+        })
     }
 
     pub(super) fn confirmed(
@@ -248,7 +256,16 @@ impl Lifecycles {
     }
 }
 
-/// The state that a copy of a message goes on from.
-fn latest_state(entry: &message::Message) -> State {
-    entry.chains.iter().last().map_or(entry.state, |chain| chain.state)
+/// The delivery of a message that an application holds when it publishes a copy to somewhere else.
+fn copied_chain<'a>(
+    entry: &'a message::Message,
+    party: &Party,
+    destination: &Destination,
+) -> Option<&'a message::Chain> {
+    entry.chains.iter().find(|chain| {
+        let route = chain.route.as_ref().unwrap_or(&entry.route);
+        let elsewhere = route.exchange != destination.exchange || route.routing_key != destination.routing_key;
+        let held = chain.holder.as_ref().is_some_and(|holder| holder.is_same_application(party));
+        chain.is_in_flight() && elsewhere && held
+    })
 }

@@ -171,12 +171,18 @@ impl Topology {
         if known.comes_back { Afterlife::ComesBack(destination) } else { Afterlife::DeadLetterQueue(destination) }
     }
 
+    /// Whether what dies in `queue` is known to reach `home` next.
+    pub fn dead_letters_to(&self, queue: &Name, routing_key: &Name, home: &Name) -> bool {
+        let Some(arguments) = self.arguments(queue) else { return false };
+        let Some(exchange) = &arguments.dead_letter_exchange else { return false };
+        let key = arguments.dead_letter_routing_key.as_ref().unwrap_or(routing_key);
+        self.routed(exchange, key).contains(home)
+    }
+
     /// Whether messages expire in `way` and then reach `home` again.
     fn leads_back(&self, way: &Name, home: &Name, routing_key: &Name) -> bool {
-        let Some(arguments) = self.arguments(way) else { return way == home };
-        let Some(exchange) = &arguments.dead_letter_exchange else { return way == home };
-        let key = arguments.dead_letter_routing_key.as_ref().unwrap_or(routing_key);
-        way == home || (arguments.message_ttl_ms.is_some() && self.routed(exchange, key).contains(home))
+        let expires = |way: &Name| self.arguments(way).is_some_and(|arguments| arguments.message_ttl_ms.is_some());
+        way == home || (expires(way) && self.dead_letters_to(way, routing_key, home))
     }
 
     /// The queues that a message to this exchange with this key is known to reach, in order of binding. May miss some whose

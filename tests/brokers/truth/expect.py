@@ -175,6 +175,14 @@ class _Rules:
         key = entry["key"]
         if any(death[0] == entry["queue"] for death in entry["deaths"]):
             return  # back where it was: a retry, and said so when it was rejected
+        home = entry["queue"]
+        if entry["deaths"] and self.fates.get(entry["deaths"][0][0], {}).get("back") == home and self.rounds[key, home]:
+            # It was here before, and the application sent it round: a retry, told once it is back.
+            self.out.lines[key][home].append({
+                "state": "Retrying", "previous": "Created", "reason": "retry_topic", "queue": home, "source": home,
+                "destination": entry["deaths"][0][0], "delivery": self.rounds[key, home], "evidence": "observed",
+                "id": entry["id"], "corrects": None, "tag": None})
+            return
         # The latest death comes first; each led into the queue of the one after it.
         ways = [death[0] for death in entry["deaths"]]
         for index in reversed(range(len(ways))):

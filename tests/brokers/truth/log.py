@@ -5,7 +5,7 @@ that a delivery tag means one delivery only. `expect.py` reads the log; nothing 
 
     op        fields
     queue     queue, fate: what its declaration makes of a rejected message: {"dead": destination}, {"retry": true},
-              {"drop": true}, or null where no declaration is seen on the wire (a policy, an undeclared queue)
+              {"drop": true}; {"back": queue} where messages only wait before they go there; or null where no declaration is seen on the wire (a policy, an undeclared queue)
     publish   key, id, exchange, rk, mandatory, size, chan, tx
     confirm, refuse, returned, lost_publish   key (and reason)
     deliver   key, queue, chan, tag, ctag, redelivered, exchange, rk, auto, get, read, deaths, counts

@@ -34,7 +34,7 @@ def render(log):
             for line in lines:
                 at = max(at, line.get("after", 0), line.get("before", 0))
                 rendered = _line(key, line, ports, at)
-                rendered["previous"], previous = previous, line["state"]
+                rendered["previous"], previous = line.get("previous", previous), line["state"]
                 if expected.copies[key] > 1:
                     rendered["twin"] = rendered["ambiguous"] = True
                 transitions.append((at, rendered))

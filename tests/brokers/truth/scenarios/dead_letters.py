@@ -175,6 +175,29 @@ def parked(s):
 
 
 @scenario()
+def retried_by_publishing(s):
+    """The consumer publishes a copy to a queue where it only waits, and acknowledges the original: twice, then success."""
+    channel = s.client().channel()
+    work = channel.queue("work", {"drop": True})
+    wait = channel.queue("wait", {"back": work}, arguments={
+        "x-message-ttl": 60, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": work})
+    for n in range(5):
+        channel.publish(n, work)
+    consumer = s.client().channel()
+
+    def on(delivery):
+        tries = delivery.headers.get("x-retries", 0)
+        # The last one is given up at once.
+        if tries < 2 and not delivery.key.endswith("/4"):
+            n = delivery.key.rsplit("/", 1)[1]
+            consumer.publish(n, wait, body=delivery.body, republished=True, headers={**delivery.headers, "x-retries": tries + 1})
+        consumer.ack(delivery)
+
+    consumer.consume(work, on)
+    consumer.client.wait(lambda: len(consumer.seen) == 13)
+
+
+@scenario()
 def expired_by_queue(s):
     """The queue's TTL passes; the message is found in the dead-letter queue."""
     channel = s.client().channel()
