@@ -274,7 +274,8 @@ impl Lifecycles {
         party: &Party,
         observer: &mut dyn Observer,
     ) {
-        let channel = self.channel(id);
+        let connection = self.connection(id.connection);
+        let channel = connection.channel(id);
         let automatic = automatic.or(channel.presumed_automatic);
         if automatic == Some(true) {
             if !party.reads_seen {
@@ -285,7 +286,7 @@ impl Lifecycles {
             }
             let end = held.end;
             let what = Reading::Automatic(held);
-            self.connection(id.connection).unread.push_back(Unread { end, channel: id, what });
+            connection.unread.push_back(Unread { end, channel: id, what });
             return;
         }
         held.doubtful = channel.doubt_until.is_some_and(|until| time < until);
@@ -356,11 +357,12 @@ impl Lifecycles {
         read: Range<Position>,
         observer: &mut dyn Observer,
     ) {
-        if self.broker_flow(connection) != Some(flow) {
+        let Lifecycles { messages, connections, .. } = self;
+        let Some(connection) = connections.get_mut(&connection) else { return };
+        if connection.broker_flow() != Some(flow) {
             return;
         }
-        let Lifecycles { messages, connections, .. } = self;
-        let Some(Connection { party, channels, unread, .. }) = connections.get_mut(&connection) else { return };
+        let Connection { party, channels, unread, .. } = connection;
         while unread.front().is_some_and(|unread| unread.end <= read.end)
             && let Some(Unread { end, channel, what }) = unread.pop_front()
         {

@@ -79,6 +79,8 @@ pub(super) struct Messages {
     by_key: HashTable<(NonZeroU128, Twins)>,
     hasher: DefaultHashBuilder,
     routes: HashMap<(usize, usize), Arc<Route>>,
+    /// The route asked for last: mostly it is the next one too.
+    last_route: Option<Arc<Route>>,
     active: Ends,
     settled: Ends,
     complete: Ends,
@@ -122,6 +124,7 @@ impl Messages {
             by_key: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             routes: HashMap::new(),
+            last_route: None,
             active: Ends::EMPTY,
             settled: Ends::EMPTY,
             complete: Ends::EMPTY,
@@ -163,6 +166,18 @@ impl Messages {
 
     /// The shared route for these names.
     pub fn route(&mut self, exchange: &Name, routing_key: &Name) -> Arc<Route> {
+        let is_it = |route: &&Arc<Route>| {
+            Arc::ptr_eq(&route.exchange, exchange) && Arc::ptr_eq(&route.routing_key, routing_key)
+        };
+        if let Some(route) = self.last_route.as_ref().filter(is_it) {
+            return route.clone();
+        }
+        let route = self.known_route(exchange, routing_key);
+        self.last_route = Some(route.clone());
+        route
+    }
+
+    fn known_route(&mut self, exchange: &Name, routing_key: &Name) -> Arc<Route> {
         const MOST: usize = 65_536;
         // Names are interned, so equal names nearly always share an address; a second route for the same names does no harm.
         let key = (address(exchange), address(routing_key));

@@ -366,13 +366,8 @@ impl Lifecycles {
         }
     }
 
-    /// Whether a channel was closed, and not opened again since.
-    fn is_ended(&mut self, id: ChannelId) -> bool {
-        self.connection(id.connection).ended.get(&id.number) == Some(&id.incarnation)
-    }
-
     fn channel(&mut self, id: ChannelId) -> &mut Channel {
-        self.connection(id.connection).channels.entry((id.number, id.incarnation)).or_default()
+        self.connection(id.connection).channel(id)
     }
 
     fn topology(&mut self, party: &Party) -> &mut Topology {
@@ -391,12 +386,22 @@ impl Lifecycles {
     fn settle_message(&mut self, reference: MessageRef) {
         self.messages.settle(reference);
     }
+}
 
-    /// The flow of `connection` that the broker sends.
-    fn broker_flow(&self, connection: ConnectionId) -> Option<Flow> {
-        let connection = self.connections.get(&connection)?;
-        let client = connection.session.as_ref().and_then(|session| session.client_flow);
-        let client = client.or_else(|| connection.facts.as_ref()?.roles_known.then_some(Flow::Forward));
+impl Connection {
+    fn channel(&mut self, id: ChannelId) -> &mut Channel {
+        self.channels.entry((id.number, id.incarnation)).or_default()
+    }
+
+    /// Whether a channel was closed, and not opened again since.
+    fn has_ended(&self, id: ChannelId) -> bool {
+        !self.ended.is_empty() && self.ended.get(&id.number) == Some(&id.incarnation)
+    }
+
+    /// The flow that the broker sends.
+    fn broker_flow(&self) -> Option<Flow> {
+        let client = self.session.as_ref().and_then(|session| session.client_flow);
+        let client = client.or_else(|| self.facts.as_ref()?.roles_known.then_some(Flow::Forward));
         client.map(Flow::reverse)
     }
 }

@@ -36,7 +36,9 @@ impl Lifecycles {
         message: Message,
         observer: &mut dyn Observer,
     ) {
-        let party = self.party(channel.connection);
+        let connection = self.connection(channel.connection);
+        let party = connection.party.clone();
+        let ended = connection.has_ended(channel);
         let original = self.original(&party, destination, &message);
         let origin = original.and_then(|original| self.origin(original, &party, destination));
         let previous = origin.as_ref().map(|origin| origin.state);
@@ -51,7 +53,6 @@ impl Lifecycles {
         entry.extras = message.extras;
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
-        let ended = self.is_ended(channel);
         entry.awaits_confirm = tag.is_some() && !ended;
         let reference = self.messages.insert(entry);
         if !ended {

@@ -39,7 +39,7 @@ impl Lifecycles {
         outcome: Outcome,
         observer: &mut dyn Observer,
     ) {
-        if self.is_ended(id) {
+        if self.connection(id.connection).has_ended(id) {
             // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
             return;
         }
