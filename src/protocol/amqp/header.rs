@@ -45,7 +45,8 @@ impl Header {
         let mut header =
             Header { body_size, message_id: None, identity: None, stable: Stable::default(), extras: None, flaw: None };
         match read_properties(&mut cursor) {
-            Ok(properties) => header.take(&properties, names),
+            Ok(None) => {}
+            Ok(Some(properties)) => header.take(&properties, names),
             Err(flaw) => header.flaw = Some(flaw),
         }
         Ok(header)
@@ -124,7 +125,7 @@ pub(super) fn validate(payload: &[u8]) -> Result<u64, Flaw> {
     let mut cursor = Cursor::new(payload);
     let size = read_size(&mut cursor)?;
     let properties = read_properties(&mut cursor)?;
-    if let Some(headers) = properties.headers {
+    if let Some(headers) = properties.and_then(|properties| properties.headers) {
         headers.validate()?;
     }
     Ok(size)
@@ -145,8 +146,15 @@ fn read_size(cursor: &mut Cursor<'_>) -> Result<u64, Flaw> {
     if class == BASIC { Ok(size) } else { Err(Flaw::Malformed) }
 }
 
-fn read_properties<'a>(cursor: &mut Cursor<'a>) -> Result<Properties<'a>, Flaw> {
+/// The properties; `None` if there are none but some that say nothing of the message, as from many clients.
+fn read_properties<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Properties<'a>>, Flaw> {
+    const DELIVERY_MODE: u16 = 1 << 12;
+    const PRIORITY: u16 = 1 << 11;
     let flags = cursor.u16()?;
+    if flags & !(DELIVERY_MODE | PRIORITY) == 0 {
+        cursor.take(flags.count_ones() as usize)?;
+        return cursor.finish().map(|()| None);
+    }
     let mut more = flags & 1 != 0;
     while more {
         // Further flags have no meaning yet; their number is bounded by the frame.
@@ -172,7 +180,7 @@ fn read_properties<'a>(cursor: &mut Cursor<'a>) -> Result<Properties<'a>, Flaw> 
     let app_id = string(3, cursor)?;
     string(2, cursor)?;
     cursor.finish()?;
-    Ok(Properties {
+    Ok(Some(Properties {
         content_type,
         content_encoding,
         headers,
@@ -182,7 +190,7 @@ fn read_properties<'a>(cursor: &mut Cursor<'a>) -> Result<Properties<'a>, Flaw> 
         kind,
         user_id,
         app_id,
-    })
+    }))
 }
 
 fn death(table: Table<'_>, names: &mut Names) -> Option<Death> {
