@@ -99,7 +99,7 @@ impl Broker {
         };
         for (queue, dead_letters) in [("work", Some("dead".into())), ("audit", None), ("dead", None)] {
             let (queue, arguments) = (broker.name(queue), Some(Box::new(arguments(dead_letters))));
-            broker.happens(1, Operation::QueueDeclared { queue, arguments, messages: None });
+            broker.happens(1, Operation::QueueDeclared { queue, arguments, messages: None, consumers: None });
         }
         broker.next_connection = 2;
         for _ in 0..2 {

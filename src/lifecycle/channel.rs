@@ -1,12 +1,13 @@
 //! What is outstanding on a channel: deliveries that wait for a settlement, publishes that wait for a confirm.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::names::Name;
 use crate::protocol::operation::Tags;
 use crate::stream::Position;
 use crate::time::Timestamp;
 
+use super::endings::Way;
 use super::messages::MessageRef;
 
 /// A delivery in a consumer's hands.
@@ -163,6 +164,10 @@ pub(super) struct Channel {
     pub confirms_doubtful: bool,
     /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).
     pub cancelled_by_broker: bool,
+    /// Its consumers by their tags: the queue and its number. Bounded by what the session keeps.
+    pub consumers: BTreeMap<Name, (Name, u64)>,
+    /// Where its latest publish led.
+    pub way: Option<Way>,
 }
 
 impl Channel {

@@ -42,6 +42,7 @@ impl Lifecycles {
         line.previous = Some(previous);
         line.corrects = corrects.then_some(previous);
         observer.transition(&line);
+        self.waits_again(reference, place);
         self.messages.await_again(reference);
         self.settle_message(reference);
     }

@@ -40,6 +40,9 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let party = self.party(delivery.channel.connection);
+        if let (None, Some(queue)) = (message.identity, &delivery.queue) {
+            self.took_unknown(delivery.channel.connection, queue);
+        }
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
         let body = message.body.filter(|_| message.message_id.is_none() && message.body_size != Some(0));
         let broker_count = message.extras.as_ref().and_then(|extras| extras.delivery_count);

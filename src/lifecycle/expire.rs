@@ -66,7 +66,7 @@ impl Lifecycles {
         (!returns).then_some((queue, ttl))
     }
 
-    fn expired(&mut self, time: Timestamp, reference: MessageRef, observer: &mut dyn Observer) {
+    pub(super) fn expired(&mut self, time: Timestamp, reference: MessageRef, observer: &mut dyn Observer) {
         let Some(publisher) = self.messages.get(reference).and_then(|entry| entry.publisher.clone()) else { return };
         let Some((queue, _)) = self.expiry_of(reference, &publisher) else { return };
         let Some(entry) = self.messages.get_mut(reference) else { return };

@@ -21,6 +21,7 @@
 //! | delivered with x-death of this queue | Rejected, DeadLettered, Dropped | Retrying, Dispatched |
 //! | delivered with x-death of other queues | any but Acknowledged, in those | DeadLettered there; Dispatched here |
 //! | delivered with x-death of other queues: an application's copy, back in the queue of the original | Created, Confirmed | Retrying, Dispatched |
+//! | queue purged, deleted, or ended by itself | Created, Confirmed, Failed, Retrying, of messages in it | Dropped |
 //! | its time to live passes | Created, Confirmed | Expired, then DeadLettered where the queue's declaration says so |
 //! | read | Dispatched | Processing; with no-ack Acknowledged at once |
 //! | acknowledged | Dispatched, Processing | Acknowledged |
@@ -33,11 +34,13 @@ mod channel;
 mod dead_letter;
 mod deliver;
 mod emit;
+mod endings;
 mod expire;
 mod message;
 mod messages;
 mod party;
 mod publish;
+mod queues;
 mod settle;
 mod topology;
 pub mod transition;
@@ -52,13 +55,14 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use channel::{Channel, Held};
+use endings::Endings;
 use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
 
 use crate::names::Name;
-use crate::protocol::operation::{ChannelId, Observed, Operation, SessionFacts, Tags};
+use crate::protocol::operation::{ChannelId, Observed, Operation, Peer, SessionFacts, Tags};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
@@ -96,6 +100,8 @@ pub struct Lifecycles {
     connections: HashMap<ConnectionId, Connection>,
     /// Declarations by broker port and virtual host.
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
+    /// Queues that end by themselves.
+    endings: Endings,
     /// How often bindings were added, from 1 on: what followed them before follows them again.
     bindings: u32,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
@@ -122,6 +128,8 @@ struct Connection {
     unread: VecDeque<Unread>,
     /// Queues that end with it.
     exclusive: Vec<Name>,
+    /// It was said to end.
+    ending: bool,
 }
 
 struct Unread {
@@ -144,6 +152,7 @@ impl Lifecycles {
             messages: Messages::new(limits),
             connections: HashMap::new(),
             topologies: HashMap::new(),
+            endings: Endings::default(),
             bindings: 1,
             held_bodies: HashMap::new(),
             held_bodies_sweep_at: FIRST_SWEEP,
@@ -172,6 +181,7 @@ impl Lifecycles {
 
     /// The transport knows a connection, or knows more about it.
     pub fn handle_facts(&mut self, connection: ConnectionId, facts: &Facts) {
+        self.joined(connection, !facts.from_start);
         let known = self.connection(connection);
         known.facts = Some(facts.clone());
         known.party = Party::new(connection, known.facts.as_ref(), known.session.as_deref());
@@ -180,6 +190,8 @@ impl Lifecycles {
     /// A connection's both ends are gone; its channels' ends came before as operations.
     pub fn handle_closed(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
         self.drop_unread(connection, time, observer);
+        self.exclusive_queues_ended(time, connection, observer);
+        self.left(time, connection);
         self.connections.remove(&connection);
     }
 
@@ -197,6 +209,7 @@ impl Lifecycles {
         operation: Operation,
         observer: &mut dyn Observer,
     ) {
+        self.clarify(time, connection, &operation);
         match operation {
             Operation::Session(facts) => self.session(connection, facts),
             Operation::Published { channel, tag, destination, mandatory: _, message } => {
@@ -250,15 +263,17 @@ impl Lifecycles {
             Operation::ChannelClosed { channel, by, error, connection } => {
                 self.channel_closed(time, channel, by, error.as_ref(), connection, observer);
             }
-            Operation::ConsumerStarted { channel, consumer, queue, automatic: _, learned } => {
+            Operation::ConnectionClosed => self.exclusive_queues_ended(time, connection, observer),
+            Operation::ConsumerStarted { channel, consumer, queue, automatic: _, learned, answered } => {
+                self.consumer_started(channel, &consumer, &queue, answered);
                 let event = self.event(time, channel.connection, "consumer_started");
                 let mut event = Event { evidence: emit::evidence(learned), ..event };
                 event.attributes.consumer_tag = Some(&consumer);
                 event.attributes.queue = Some(&queue);
                 observer.event(&event);
             }
-            Operation::ConsumerCancelled { channel, consumer, queue, by } => {
-                if by == crate::protocol::operation::Peer::Broker {
+            Operation::ConsumerCancelled { channel, consumer, queue, by, answered } => {
+                if by == Peer::Broker {
                     self.channel(channel).cancelled_by_broker = true;
                 }
                 let event = self.event(time, channel.connection, "consumer_cancelled");
@@ -266,29 +281,30 @@ impl Lifecycles {
                 event.attributes.consumer_tag = Some(&consumer);
                 event.attributes.queue = queue.as_ref();
                 observer.event(&event);
-            }
-            Operation::QueueDeclared { queue, arguments, messages: _ } => {
-                let party = self.party(connection);
-                if arguments.as_ref().is_some_and(|arguments| arguments.exclusive) {
-                    self.declared_exclusive(connection, &queue);
+                if answered {
+                    self.consumer_cancelled(time, channel, &consumer, by, observer);
                 }
-                self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
-                self.topology(&party).declare_queue(&queue, arguments);
+            }
+            Operation::QueueDeclared { queue, arguments, messages: _, consumers } => {
+                self.queue_declared(time, connection, &queue, arguments, consumers, observer);
             }
             Operation::QueueEmptied { queue, deleted, messages } => {
                 self.queue_emptied(time, connection, &queue, deleted, messages, observer);
             }
             Operation::ExchangeDeclared { exchange, kind, alternate } => {
                 let party = self.party(connection);
+                self.endings.rerouted();
                 self.topology(&party).declare_exchange(&exchange, kind, alternate);
             }
             Operation::ExchangeDeleted { exchange } => {
                 let party = self.party(connection);
+                self.endings.rerouted();
                 self.topology(&party).delete_exchange(&exchange);
             }
             Operation::Binding { exchange, target, to_exchange, routing_key, bound, arguments } => {
                 let party = self.party(connection);
                 self.bindings = self.bindings.wrapping_add(u32::from(bound));
+                self.endings.rerouted();
                 let topology = self.topology(&party);
                 if bound {
                     topology.bind(&exchange, &target, to_exchange, &routing_key, arguments);
@@ -306,12 +322,17 @@ impl Lifecycles {
                 let event = self.event(time, connection, name);
                 observer.event(&Event { detail: reason.as_deref(), ..event });
             }
-            Operation::Gap(gap) => self.gap(time, connection, gap, observer),
+            Operation::Gap(gap) => {
+                self.missed(time, connection);
+                self.gap(time, connection, gap, observer);
+            }
             Operation::NotDecoded { protocol } => {
+                self.missed(time, connection);
                 let event = self.event(time, connection, "not_decoded");
                 observer.event(&Event { detail: Some(protocol), ..event });
             }
             Operation::Trouble(trouble) => {
+                self.missed(time, connection);
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });
             }
@@ -333,6 +354,7 @@ impl Lifecycles {
         let known = self.connection(connection);
         known.session = Some(session);
         known.party = Party::new(connection, known.facts.as_ref(), known.session.as_deref());
+        self.endings.rerouted();
     }
 
     fn event(&self, time: Timestamp, connection: ConnectionId, name: &'static str) -> Event<'_> {
@@ -349,6 +371,7 @@ impl Lifecycles {
             ended: HashMap::new(),
             unread: VecDeque::new(),
             exclusive: Vec::new(),
+            ending: false,
         })
     }
 
@@ -372,14 +395,15 @@ impl Lifecycles {
 
     fn topology(&mut self, party: &Party) -> &mut Topology {
         let key = (party.server.map(|server| server.port()), party.vhost.clone());
+        let place = self.topologies.len();
         // A connection joined in the middle has not said its virtual host. If the broker has shown only one, it is that one.
         if key.1.is_none() && !self.topologies.contains_key(&key) {
             let mut known = self.topologies.keys().filter(|(port, vhost)| *port == key.0 && vhost.is_some());
             if let (Some(only), None) = (known.next().cloned(), known.next()) {
-                return self.topologies.entry(only).or_default();
+                return self.topologies.entry(only).or_insert_with(|| Topology::new(place));
             }
         }
-        self.topologies.entry(key).or_default()
+        self.topologies.entry(key).or_insert_with(|| Topology::new(place))
     }
 
     /// After a chain's state changed.

@@ -66,6 +66,9 @@ impl Lifecycles {
         observer.transition(&line);
         if !ended {
             self.expect_expiry(time, reference, &party);
+            if self.has_endings() {
+                self.may_wait(time, channel, reference, &party);
+            }
         } else {
             // The broker discards what a client still sends on a channel that it has closed (AMQP 0-9-1, 1.4.2.5).
             self.publish_failed(time, reference, Failure::of(Reason::ChannelClosed), observer);

@@ -1,21 +1,19 @@
 //! The consumer's half: settlements, and what ends deliveries without one.
 
 use super::channel::Held;
-use super::message::{Chain, Message, same_name};
+use super::endings::Parting;
+use super::message::Chain;
 use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::publish::Failure;
 use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
 use super::{Event, Lifecycles, emit};
-use crate::names::Name;
 use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
 
 /// Class and method of basic.publish.
 const BASIC_PUBLISH: (u16, u16) = (60, 40);
-/// More exclusive queues of one connection are taken for ones that stay.
-const MOST_EXCLUSIVE: usize = 4096;
 
 /// The name of a side in every output.
 pub(super) fn peer_name(peer: Peer) -> &'static str {
@@ -206,11 +204,16 @@ impl Lifecycles {
         event.attributes.error_text = error.map(|error| &error.text);
         observer.event(&event);
         if connection {
-            self.exclusive_queues_ended(id.connection, &party);
+            self.exclusive_queues_end(id.connection, &party);
         }
         let known = self.connection(id.connection);
         let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
         self.publishes_ended(time, &channel, by, error, observer);
+        // Queues of which these were the last consumers end with them, and take what is held of them along.
+        let consumers = std::mem::take(&mut channel.consumers).into_values();
+        // A broker that ends a connection may end as well.
+        let parting = if !connection || by == Some(Peer::Client) { Parting::Told } else { Parting::Lost };
+        let ended = self.consumers_ended(time, id.connection, consumers, parting, observer);
         let reason = if timed_out(error) {
             Reason::AckTimeout
         } else if connection {
@@ -222,8 +225,10 @@ impl Lifecycles {
             self.forget_body(&held);
             if held.doubtful || (held.unsure && !channel.settles) {
                 self.fate_unknown(time, &held, &party, observer);
-            } else {
-                self.released(time, &held, reason, error, &party, observer);
+            } else if self.released(time, &held, reason, error, &party, observer) {
+                let queue = self.messages.chain(&held).and_then(|chain| chain.queue.as_ref());
+                let queue_gone = queue.is_some_and(|queue| ended.contains(queue));
+                self.comes_again(time, &Held { queue_gone, ..held }, true, true, observer);
             }
         }
     }
@@ -252,6 +257,7 @@ impl Lifecycles {
         self.settle_message(held.message);
     }
 
+    /// A delivery ended with its channel. True: its message goes back to its queue, if that is still there.
     fn released(
         &mut self,
         time: Timestamp,
@@ -260,7 +266,7 @@ impl Lifecycles {
         error: Option<&BrokerError>,
         party: &Party,
         observer: &mut dyn Observer,
-    ) {
+    ) -> bool {
         let ended = self.messages.end_delivery(time, held, party, observer, |chain, line| {
             let gone = held.queue_gone;
             chain.state = if gone { State::Dropped } else { State::Failed };
@@ -268,9 +274,7 @@ impl Lifecycles {
             chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
             line.error_code = error.map(|error| error.code);
         });
-        if ended && !held.queue_gone {
-            self.comes_again(time, held, true, true, observer);
-        }
+        ended && !held.queue_gone
     }
 
     fn publishes_ended(
@@ -323,115 +327,6 @@ impl Lifecycles {
             let failure = Failure { reason, inferred, error: Some(error), settlement: None };
             self.publish_failed(time, reference, failure, observer);
         }
-    }
-
-    /// A queue was purged or deleted: what waited in it is gone.
-    pub(super) fn queue_emptied(
-        &mut self,
-        time: Timestamp,
-        connection: ConnectionId,
-        queue: &Name,
-        deleted: bool,
-        messages: Option<u64>,
-        observer: &mut dyn Observer,
-    ) {
-        let party = self.party(connection);
-        let mut event = self.event(time, connection, "queue_emptied");
-        event.detail = Some(if deleted { "deleted" } else { "purged" });
-        event.count = messages;
-        event.attributes.queue = Some(queue);
-        observer.event(&event);
-        let most = messages.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let waiting: Vec<MessageRef> = self.messages.active_messages().collect();
-        let reason = if deleted { Reason::QueueDeleted } else { Reason::Purged };
-        let mut gone = 0;
-        for reference in waiting {
-            if gone >= most {
-                break;
-            }
-            if self.waits_in(reference, queue, &party) {
-                self.emptied(time, reference, queue, reason, &party, observer);
-                gone += 1;
-            }
-        }
-        if deleted {
-            self.topology(&party).delete_queue(queue);
-            self.orphan_deliveries(queue, &party);
-        }
-    }
-
-    /// What consumers still hold of a deleted queue can be acknowledged, but never comes again.
-    fn orphan_deliveries(&mut self, queue: &Name, party: &Party) {
-        let messages = &self.messages;
-        let near = self.connections.values_mut().filter(|connection| connection.party.shares_broker_with(party));
-        for held in near.flat_map(|connection| connection.channels.values_mut()).flat_map(|c| c.held.iter_mut()) {
-            let chain = messages.get(held.message).and_then(|entry| entry.chains.get(held.chain as usize));
-            held.queue_gone |= chain.is_some_and(|chain| same_name(chain.queue.as_ref(), Some(queue)));
-        }
-    }
-
-    pub(super) fn declared_exclusive(&mut self, connection: ConnectionId, queue: &Name) {
-        let exclusive = &mut self.connection(connection).exclusive;
-        if exclusive.len() < MOST_EXCLUSIVE && !exclusive.contains(queue) {
-            exclusive.push(queue.clone());
-        }
-    }
-
-    /// A connection ends, and with it its exclusive queues: what its consumers still hold of them never comes again.
-    fn exclusive_queues_ended(&mut self, connection: ConnectionId, party: &Party) {
-        for queue in std::mem::take(&mut self.connection(connection).exclusive) {
-            self.topology(party).delete_queue(&queue);
-            let Lifecycles { messages, connections, .. } = self;
-            let channels = connections.get_mut(&connection).into_iter().flat_map(|known| known.channels.values_mut());
-            for held in channels.flat_map(|channel| channel.held.iter_mut()) {
-                held.queue_gone |= messages.chain(held).is_some_and(|c| same_name(c.queue.as_ref(), Some(&queue)));
-            }
-        }
-    }
-
-    /// Whether a message is known to be in this queue, and nowhere in a consumer's hands.
-    fn waits_in(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
-        let Some(entry) = self.messages.get(reference) else { return false };
-        if entry.publisher.as_ref().is_some_and(|publisher| !publisher.shares_broker_with(party)) {
-            return false;
-        }
-        match entry.chains.of_queue(Some(queue)).and_then(|place| entry.chains.get(place)) {
-            Some(chain) => matches!(chain.state, State::Failed | State::Retrying) && chain.destination.is_none(),
-            None => entry.chains.is_empty() && self.goes_only_to(reference, queue, party),
-        }
-    }
-
-    fn goes_only_to(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
-        let Some(entry) = self.messages.get(reference) else { return false };
-        if !matches!(entry.state, State::Created | State::Confirmed) || has_copies(entry) {
-            return false;
-        }
-        let route = entry.route.clone();
-        let reached = self.topology(party).routed(&route.exchange, &route.routing_key);
-        reached.len() == 1 && reached[0] == *queue
-    }
-
-    fn emptied(
-        &mut self,
-        time: Timestamp,
-        reference: MessageRef,
-        queue: &Name,
-        reason: Reason,
-        party: &Party,
-        observer: &mut dyn Observer,
-    ) {
-        let Some(entry) = self.messages.get_mut(reference) else { return };
-        let place = entry.chains.of_queue(Some(queue));
-        let place = place.or_else(|| entry.chains.push(Chain::new(Some(queue.clone()), entry.state)));
-        let Some(chain) = place.and_then(|place| entry.chains.get_mut(place)) else { return };
-        let previous = std::mem::replace(&mut chain.state, State::Dropped);
-        chain.evidence = Evidence::Inferred;
-        chain.reason = Some(reason);
-        let Some(chain) = place.and_then(|place| entry.chains.get(place)) else { return };
-        let mut line = emit::of_chain(entry, chain, Some(party), time);
-        line.previous = Some(previous);
-        observer.transition(&line);
-        self.settle_message(reference);
     }
 
     /// A hole took frames: what was outstanding may have been settled in it.
@@ -500,10 +395,6 @@ impl Messages {
 /// RabbitMQ ≥ 4.0 limits every quorum queue that does not say otherwise.
 fn usual_delivery_limit(version: (u32, u32)) -> Option<u32> {
     (version >= (4, 0)).then_some(20)
-}
-
-fn has_copies(entry: &Message) -> bool {
-    entry.extras.as_ref().is_some_and(|extras| extras.carbon_copies)
 }
 
 /// Whether a broker's error names this exchange: `no exchange 'x' in vhost '/'` (RabbitMQ, rabbit_misc:not_found).

@@ -7,6 +7,7 @@ use hashbrown::HashMap;
 
 use crate::names::Name;
 use crate::protocol::operation::QueueArguments;
+use crate::stream::ConnectionId;
 
 /// What becomes of a message that its queue does not want any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,19 +25,25 @@ pub(super) enum Afterlife {
 }
 
 /// The declarations of one virtual host.
-#[derive(Default)]
 pub(super) struct Topology {
     queues: HashMap<Name, Queue>,
     exchanges: HashMap<Name, Exchange>,
     /// Declarations that found no room.
     pub refused: u64,
+    next_number: u64,
 }
 
 #[derive(Default)]
 struct Queue {
+    /// Never used again: tells a queue from later ones of its name, and from those of other virtual hosts.
+    number: u64,
     arguments: Option<Box<QueueArguments>>,
     /// A message that this queue had rejected was seen to come back to it.
     comes_back: bool,
+    /// The connection that it ends with.
+    owner: Option<ConnectionId>,
+    /// Consumers that were seen to start, and not to end.
+    consumers: usize,
 }
 
 #[derive(Default)]
@@ -61,15 +68,40 @@ const MOST_BINDINGS: usize = 16_384;
 const DEEPEST: usize = 8;
 
 impl Topology {
-    pub fn declare_queue(&mut self, queue: &Name, arguments: Option<Box<QueueArguments>>) {
-        if self.queues.len() >= MOST_QUEUES && !self.queues.contains_key(queue) {
+    /// Without declarations. `place` is another one for each virtual host.
+    pub fn new(place: usize) -> Topology {
+        let next_number = (place as u64) << 40;
+        Topology { queues: HashMap::new(), exchanges: HashMap::new(), refused: 0, next_number }
+    }
+
+    /// Takes a declaration by `client`, and returns the queue's number.
+    pub fn declare_queue(
+        &mut self,
+        queue: &Name,
+        arguments: Option<Box<QueueArguments>>,
+        client: ConnectionId,
+    ) -> Option<u64> {
+        let Some(known) = self.queue(queue) else {
             self.refused += 1;
-            return;
+            return None;
+        };
+        if let Some(arguments) = arguments {
+            known.owner = arguments.exclusive.then_some(client);
+            known.arguments = Some(arguments);
         }
-        let known = self.queues.entry(queue.clone()).or_default();
-        if arguments.is_some() {
-            known.arguments = arguments;
+        Some(known.number)
+    }
+
+    /// This queue, also where nothing is known but its name; `None` if there is no room.
+    fn queue(&mut self, queue: &Name) -> Option<&mut Queue> {
+        if self.queues.len() >= MOST_QUEUES && !self.queues.contains_key(queue) {
+            return None;
         }
+        let next_number = &mut self.next_number;
+        Some(self.queues.entry(queue.clone()).or_insert_with(|| {
+            *next_number += 1;
+            Queue { number: *next_number, ..Queue::default() }
+        }))
     }
 
     pub fn delete_queue(&mut self, queue: &Name) {
@@ -77,6 +109,35 @@ impl Topology {
         for exchange in self.exchanges.values_mut() {
             exchange.bindings.retain(|binding| binding.to_exchange || binding.target != *queue);
         }
+    }
+
+    /// The number of the queue that has this name now.
+    pub fn number(&self, queue: &Name) -> Option<u64> {
+        Some(self.queues.get(queue)?.number)
+    }
+
+    /// The same, if the queue ends with this connection.
+    pub fn number_owned(&self, queue: &Name, owner: ConnectionId) -> Option<u64> {
+        Some(self.queues.get(queue).filter(|known| known.owner == Some(owner))?.number)
+    }
+
+    /// How many consumers a queue is known to have.
+    pub fn consumers(&self, queue: &Name) -> usize {
+        self.queues.get(queue).map_or(0, |known| known.consumers)
+    }
+
+    /// A consumer began: the queue's number.
+    pub fn consumer_started(&mut self, queue: &Name) -> Option<u64> {
+        let known = self.queue(queue)?;
+        known.consumers += 1;
+        Some(known.number)
+    }
+
+    /// A consumer of the queue with this number ended: how many are left. `None`: that queue is no more.
+    pub fn consumer_ended(&mut self, queue: &Name, number: u64) -> Option<usize> {
+        let known = self.queues.get_mut(queue).filter(|known| known.number == number)?;
+        known.consumers = known.consumers.saturating_sub(1);
+        Some(known.consumers)
     }
 
     pub fn declare_exchange(&mut self, exchange: &Name, kind: Option<Name>, alternate: Option<Name>) {
@@ -298,7 +359,7 @@ mod tests {
 
     #[test]
     fn afterlives() {
-        let mut topology = Topology::default();
+        let mut topology = Topology::new(0);
         let arguments = |dlx: Option<&str>, key: Option<&str>, ttl| {
             Some(Box::new(QueueArguments {
                 dead_letter_exchange: dlx.map(name),
@@ -309,22 +370,22 @@ mod tests {
         };
         let key = name("work");
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::Unknown);
-        topology.declare_queue(&name("work"), None);
+        topology.declare_queue(&name("work"), None, ConnectionId(1));
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::Unknown);
-        topology.declare_queue(&name("work"), arguments(None, None, None));
+        topology.declare_queue(&name("work"), arguments(None, None, None), ConnectionId(1));
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::Gone);
-        topology.declare_queue(&name("work"), arguments(Some("dlx"), None, None));
+        topology.declare_queue(&name("work"), arguments(Some("dlx"), None, None), ConnectionId(1));
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::DeadLetterQueue(name("dlx:work")));
         topology.declare_exchange(&name("dlx"), Some(name("fanout")), None);
         topology.bind(&name("dlx"), &name("dead"), false, &name(""), false);
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::DeadLetterQueue(name("dead")));
-        topology.declare_queue(&name("dead"), arguments(Some(""), Some("work"), Some(100)));
+        topology.declare_queue(&name("dead"), arguments(Some(""), Some("work"), Some(100)), ConnectionId(1));
         assert_eq!(topology.afterlife(&name("work"), &key), Afterlife::ComesBack(name("dead")));
     }
 
     #[test]
     fn cycles_of_exchanges_end() {
-        let mut topology = Topology::default();
+        let mut topology = Topology::new(0);
         topology.declare_exchange(&name("a"), Some(name("fanout")), None);
         topology.declare_exchange(&name("b"), Some(name("fanout")), None);
         topology.bind(&name("a"), &name("b"), true, &name(""), false);

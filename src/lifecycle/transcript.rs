@@ -177,6 +177,21 @@ impl Stage {
             "recover" => Operation::Settled { channel: on, tags: Tags::All, outcome: Outcome::Recovered },
             "close" => close(on, &words),
             "queue" => self.queue(&words),
+            "consume" => Operation::ConsumerStarted {
+                channel: on,
+                consumer: self.name(words.get("tag").unwrap_or("consumer")),
+                queue: self.name(words.plain[1]),
+                automatic: Some(false),
+                learned: false,
+                answered: !words.has("nowait"),
+            },
+            "cancel" => Operation::ConsumerCancelled {
+                channel: on,
+                consumer: self.name(words.get("tag").unwrap_or("consumer")),
+                queue: None,
+                by: if words.get("by") == Some("broker") { Peer::Broker } else { Peer::Client },
+                answered: !words.has("nowait"),
+            },
             "delete" | "purge" => Operation::QueueEmptied {
                 queue: self.name(words.plain[1]),
                 deleted: words.plain[0] == "delete",
@@ -195,6 +210,8 @@ impl Stage {
                 bound: true,
                 arguments: false,
             },
+            "disconnect" => Operation::ConnectionClosed,
+            "foreign" => Operation::NotDecoded { protocol: "MQTT" },
             "gap" => Operation::Gap(Gap {
                 from_broker: words.has("broker"),
                 channel: None,
@@ -213,12 +230,14 @@ impl Stage {
         let owner = words.number("pid").map(|pid| Owner { pid, executable: "app".into() });
         let client = End { address: ([127, 0, 0, 1], 40_000 + number).into(), owner, local, reads_seen: local };
         let server = End { address: ([127, 0, 0, 1], 5672).into(), owner: None, local: true, reads_seen: true };
-        let facts = Facts { ends: [client, server], roles_known: true, from_start: true };
+        let late = words.has("late");
+        let facts = Facts { ends: [client, server], roles_known: true, from_start: !late };
         self.machine.handle_facts(connection, &facts);
         let session = SessionFacts {
             client_flow: Some(Flow::Forward),
-            vhost: Some("/".into()),
+            vhost: (!late).then(|| "/".into()),
             broker: words.get("broker").map(|version| format!("RabbitMQ {version}").into()),
+            late,
             ..SessionFacts::default()
         };
         self.say(connection, Operation::Session(Arc::new(session)));
@@ -292,13 +311,18 @@ impl Stage {
             message_ttl_ms: words.number("ttl"),
             queue_type: words.get("type").map(Name::from),
             delivery_limit: words.number("limit"),
+            max_length: words.number("most"),
+            durable: words.has("durable"),
             exclusive: words.has("exclusive"),
+            auto_delete: words.has("auto-delete"),
             ..QueueArguments::default()
         };
+        let answered = !words.has("nowait");
         Operation::QueueDeclared {
             queue: self.name(words.plain[1]),
             arguments: Some(Box::new(arguments)),
-            messages: None,
+            messages: answered.then_some(0),
+            consumers: answered.then(|| words.number("consumers").unwrap_or(0)),
         }
     }
 }

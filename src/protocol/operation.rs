@@ -198,8 +198,12 @@ pub struct QueueArguments {
     pub single_active_consumer: bool,
     /// x-max-priority.
     pub max_priority: Option<u64>,
+    /// It outlives the broker.
+    pub durable: bool,
     /// Only this connection may use it, and it is deleted with the connection.
     pub exclusive: bool,
+    /// It is deleted with its last consumer, once it has had one.
+    pub auto_delete: bool,
 }
 
 /// What happened.
@@ -328,6 +332,8 @@ pub enum Operation {
         /// The whole connection ended.
         connection: bool,
     },
+    /// A connection was closed, and its channels before: said by the broker, or agreed to. One that is lost is not closed.
+    ConnectionClosed,
     /// A consumer started, or the queue of one that began before the capture was learned (then `learned`).
     ConsumerStarted {
         /// Where.
@@ -340,6 +346,8 @@ pub enum Operation {
         automatic: Option<bool>,
         /// Not seen, but learned from what it was sent.
         learned: bool,
+        /// The broker said that it started. A client may ask not to be answered; then it may have been refused as well.
+        answered: bool,
     },
     /// A consumer ended: by itself, or because the broker cancelled it (queue deleted, node lost, ack timeout).
     ConsumerCancelled {
@@ -351,6 +359,8 @@ pub enum Operation {
         queue: Option<Name>,
         /// By whom.
         by: Peer,
+        /// The broker said so. A client may ask not to be answered; then the broker has still to hear of it.
+        answered: bool,
     },
     /// A queue was declared (and the broker agreed).
     QueueDeclared {
@@ -358,8 +368,10 @@ pub enum Operation {
         queue: Name,
         /// What decides about its messages; `None` for a passive declare, which says nothing of them.
         arguments: Option<Box<QueueArguments>>,
-        /// Messages ready in it, as the broker answered.
+        /// Messages ready in it, as the broker answered; `None` if the client asked not to be answered.
         messages: Option<u64>,
+        /// Consumers of it, of whatever connection, as the broker answered.
+        consumers: Option<u64>,
     },
     /// A queue was deleted, or purged of this many messages.
     QueueEmptied {

@@ -162,8 +162,8 @@ pub fn queue_declare(channel: u16, queue: &str, bits: u8, arguments: Bytes) -> V
     method(channel, 50, 10, none().short(0).short_string(queue).octet(bits).table(arguments))
 }
 
-pub fn queue_declare_ok(channel: u16, queue: &str, messages: u32) -> Vec<u8> {
-    method(channel, 50, 11, none().short_string(queue).long(messages).long(0))
+pub fn queue_declare_ok(channel: u16, queue: &str, messages: u32, consumers: u32) -> Vec<u8> {
+    method(channel, 50, 11, none().short_string(queue).long(messages).long(consumers))
 }
 
 pub fn queue_bind(channel: u16, queue: &str, exchange: &str, key: &str) -> Vec<u8> {

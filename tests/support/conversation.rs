@@ -329,7 +329,7 @@ impl Model {
         let Some(answer) = channel.answers.pop_front() else { return };
         let bytes = match answer {
             Answer::Bytes(bytes) => bytes,
-            Answer::Declare(name) => wire::queue_declare_ok(number, &name, 3),
+            Answer::Declare(name) => wire::queue_declare_ok(number, &name, 3, 1),
             Answer::Cancel(consumer) => {
                 channel.consumers.retain(|(other, ..)| *other != consumer);
                 wire::cancel_ok(number, &consumer)

@@ -149,12 +149,13 @@ fn knows_no_more(found: &Operation, expected: &Operation, client_hole: bool) -> 
             O::ConsumerStarted { channel: c, consumer: k, queue: q, automatic: a, .. },
         ) => same(channel, c) && (consumer, queue) == (k, q) && part(automatic, a),
         (
-            O::ConsumerCancelled { channel, consumer, queue, by },
-            O::ConsumerCancelled { channel: c, consumer: k, queue: q, by: b },
+            O::ConsumerCancelled { channel, consumer, queue, by, .. },
+            O::ConsumerCancelled { channel: c, consumer: k, queue: q, by: b, .. },
         ) => same(channel, c) && (consumer, by) == (k, b) && part(queue, q),
-        (O::QueueDeclared { queue, arguments, messages }, O::QueueDeclared { queue: q, arguments: a, messages: m }) => {
-            queue == q && part(arguments, a) && part(messages, m)
-        }
+        (
+            O::QueueDeclared { queue, arguments, messages, consumers },
+            O::QueueDeclared { queue: q, arguments: a, messages: m, consumers: n },
+        ) => queue == q && part(arguments, a) && part(messages, m) && part(consumers, n),
         // How many operations a transaction held depends on which of them were seen.
         (O::Transaction { channel, committed, .. }, O::Transaction { channel: c, committed: d, .. }) => {
             same(channel, c) && committed == d

@@ -388,6 +388,7 @@ impl Channel {
                         queue: queue.clone(),
                         automatic,
                         learned: true,
+                        answered: false,
                     });
                 }
                 (Some(consumer), origin.queue, automatic)

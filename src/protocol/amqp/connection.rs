@@ -107,9 +107,15 @@ impl Connection {
                 self.closing = Some((from, error));
                 if from == Peer::Broker {
                     self.end(out);
+                    out.push(Operation::ConnectionClosed);
                 }
             }
-            Method::ConnectionCloseOk => self.end(out),
+            Method::ConnectionCloseOk => {
+                self.end(out);
+                if from == Peer::Broker {
+                    out.push(Operation::ConnectionClosed);
+                }
+            }
             Method::Blocked { reason } => {
                 let reason = Some(out.name(reason));
                 out.push(Operation::Blocked { reason });

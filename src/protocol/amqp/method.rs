@@ -53,13 +53,16 @@ pub(super) enum Method<'a> {
     QueueDeclare {
         queue: &'a [u8],
         passive: bool,
+        durable: bool,
         exclusive: bool,
+        auto_delete: bool,
         nowait: bool,
         arguments: Table<'a>,
     },
     QueueDeclareOk {
         queue: &'a [u8],
         messages: u32,
+        consumers: u32,
     },
     QueuePurge {
         queue: &'a [u8],
@@ -279,13 +282,13 @@ fn read_queue<'a>(cursor: &mut Cursor<'a>, method: u16) -> Result<Method<'a>, Fl
         10 => {
             cursor.u16()?;
             let queue = cursor.short_string()?;
-            let [passive, _durable, exclusive, _auto_delete, nowait] = bits(cursor)?;
-            Method::QueueDeclare { queue, passive, exclusive, nowait, arguments: Table::read(cursor)? }
+            let [passive, durable, exclusive, auto_delete, nowait] = bits(cursor)?;
+            let arguments = Table::read(cursor)?;
+            Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments }
         }
         11 => {
             let (queue, messages) = (cursor.short_string()?, cursor.u32()?);
-            cursor.u32()?;
-            Method::QueueDeclareOk { queue, messages }
+            Method::QueueDeclareOk { queue, messages, consumers: cursor.u32()? }
         }
         20 | 50 => {
             cursor.u16()?;

@@ -173,11 +173,17 @@ fn render(operation: &Operation) -> String {
             error.as_ref().map_or(String::new(), |error| format!(" {}", error.code)),
             if *connection { " with its connection" } else { "" }
         ),
-        Operation::ConsumerStarted { consumer, queue, automatic, learned, .. } => {
-            format!("consumer {consumer} of {queue} automatic={automatic:?}{}", if *learned { " learned" } else { "" })
+        Operation::ConsumerStarted { consumer, queue, automatic, learned, answered, .. } => {
+            let how = match (learned, answered) {
+                (true, _) => " learned",
+                (false, true) => "",
+                (false, false) => " unanswered",
+            };
+            format!("consumer {consumer} of {queue} automatic={automatic:?}{how}")
         }
-        Operation::ConsumerCancelled { consumer, queue, by, .. } => {
-            format!("consumer {consumer} of {} cancelled by {by:?}", queue.as_deref().unwrap_or("?"))
+        Operation::ConsumerCancelled { consumer, queue, by, answered, .. } => {
+            let how = if *answered { "" } else { " unanswered" };
+            format!("consumer {consumer} of {} cancelled by {by:?}{how}", queue.as_deref().unwrap_or("?"))
         }
         Operation::Gap(gap) => format!(
             "gap {} channel={} bytes={} deliveries={}",
@@ -243,7 +249,8 @@ fn a_connection_from_its_first_byte() {
     talk.client(&wire::connection_close(200, "bye")).broker(&wire::connection_close_ok()).hang_up();
     talk.expect(
         "
-        channel 1.0 closed by Client with its connection",
+        channel 1.0 closed by Client with its connection
+        ConnectionClosed",
     );
     assert!(talk.sessions.is_empty());
     assert_eq!(talk.sessions.cost(), 0);
@@ -310,21 +317,24 @@ fn gets_and_their_queues() {
 fn queues_that_the_broker_names_and_the_queue_declared_last() {
     let mut talk = Talk::open();
     let none = wire::Bytes::default;
-    talk.client(&[wire::queue_declare(1, "", 4, none()), wire::queue_bind(1, "", "ex", "")].concat());
-    talk.client(&wire::consume(1, "", "", 2)).broker(&wire::queue_declare_ok(1, "amq.gen-1", 0));
+    talk.client(&[wire::queue_declare(1, "", 14, none()), wire::queue_bind(1, "", "ex", "")].concat());
+    talk.client(&wire::consume(1, "", "", 2)).broker(&wire::queue_declare_ok(1, "amq.gen-1", 0, 0));
     talk.broker(&wire::queue_bind_ok(1)).broker(&wire::consume_ok(1, "amq.ctag-1"));
     talk.client(&wire::consume(1, "", "mine", 8)).broker(&deliver(1, b"m"));
     talk.client(&wire::cancel(1, "mine", false)).broker(&wire::cancel_ok(1, "mine"));
     talk.broker(&wire::cancel(1, "amq.ctag-1", true));
+    talk.client(&wire::consume(1, "", "more", 8)).client(&wire::cancel(1, "more", true));
     talk.expect(
         "
-        QueueDeclared { queue: \"amq.gen-1\", arguments: Some(QueueArguments { dead_letter_exchange: None, dead_letter_routing_key: None, message_ttl_ms: None, expires_ms: None, max_length: None, max_length_bytes: None, overflow: None, queue_type: None, delivery_limit: None, single_active_consumer: false, max_priority: None, exclusive: true }), messages: Some(0) }
+        QueueDeclared { queue: \"amq.gen-1\", arguments: Some(QueueArguments { dead_letter_exchange: None, dead_letter_routing_key: None, message_ttl_ms: None, expires_ms: None, max_length: None, max_length_bytes: None, overflow: None, queue_type: None, delivery_limit: None, single_active_consumer: false, max_priority: None, durable: true, exclusive: true, auto_delete: true }), messages: Some(0), consumers: Some(0) }
         Binding { exchange: \"ex\", target: \"amq.gen-1\", to_exchange: false, routing_key: \"amq.gen-1\", bound: true, arguments: false }
         consumer amq.ctag-1 of amq.gen-1 automatic=Some(true)
-        consumer mine of amq.gen-1 automatic=Some(false)
+        consumer mine of amq.gen-1 automatic=Some(false) unanswered
         delivered 1.0 tag=1 consumer=tag queue=? automatic=? size=1
         consumer mine of amq.gen-1 cancelled by Client
-        consumer amq.ctag-1 of amq.gen-1 cancelled by Broker",
+        consumer amq.ctag-1 of amq.gen-1 cancelled by Broker
+        consumer more of amq.gen-1 automatic=Some(false) unanswered
+        consumer more of amq.gen-1 cancelled by Client unanswered",
     );
 }
 
@@ -358,9 +368,9 @@ fn what_decides_about_a_queues_messages() {
         .short_string("x-single-active-consumer")
         .octet(b't')
         .octet(1);
-    talk.client(&wire::queue_declare(1, "work", 0, arguments)).broker(&wire::queue_declare_ok(1, "work", 5));
+    talk.client(&wire::queue_declare(1, "work", 0, arguments)).broker(&wire::queue_declare_ok(1, "work", 5, 2));
     let operations = std::mem::take(&mut talk.operations);
-    let Operation::QueueDeclared { queue, arguments: Some(arguments), messages } = &operations[0].operation else {
+    let Operation::QueueDeclared { queue, arguments: Some(arguments), messages, .. } = &operations[0].operation else {
         panic!("{operations:?}");
     };
     assert_eq!((&**queue, *messages), ("work", Some(5)));
@@ -371,7 +381,7 @@ fn what_decides_about_a_queues_messages() {
     assert!(arguments.single_active_consumer);
 
     talk.client(&wire::queue_declare(1, "work", 1, wire::Bytes::default()));
-    talk.broker(&wire::queue_declare_ok(1, "work", 5));
+    talk.broker(&wire::queue_declare_ok(1, "work", 5, 2));
     talk.client(&wire::exchange_declare(
         1,
         "ex",
@@ -383,7 +393,7 @@ fn what_decides_about_a_queues_messages() {
     talk.client(&wire::queue_delete(1, "work")).broker(&wire::queue_delete_ok(1, 0));
     talk.expect(
         "
-        QueueDeclared { queue: \"work\", arguments: None, messages: Some(5) }
+        QueueDeclared { queue: \"work\", arguments: None, messages: Some(5), consumers: Some(2) }
         ExchangeDeclared { exchange: \"ex\", kind: Some(\"topic\"), alternate: Some(\"ae\") }
         QueueEmptied { queue: \"work\", deleted: false, messages: Some(5) }
         QueueEmptied { queue: \"work\", deleted: true, messages: Some(0) }",
@@ -460,7 +470,17 @@ fn connections_end_in_three_ways() {
     talk.hang_up();
     talk.expect(
         "
-        channel 1.0 closed by Broker 320 with its connection",
+        channel 1.0 closed by Broker 320 with its connection
+        ConnectionClosed",
+    );
+    // Closed before, its channels leave nothing to say but this.
+    let mut talk = Talk::open();
+    talk.client(&wire::channel_close(1, 200, "bye", (0, 0))).broker(&wire::channel_close_ok(1));
+    talk.client(&wire::connection_close(200, "bye")).broker(&wire::connection_close_ok()).hang_up();
+    talk.expect(
+        "
+        channel 1.0 closed by Client
+        ConnectionClosed",
     );
     let mut talk = Talk::open();
     talk.client(&wire::connection_close(200, "bye")).hang_up();

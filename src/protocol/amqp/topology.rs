@@ -32,12 +32,16 @@ impl Channel {
             (Method::ExchangeDeclareOk, _) => self.done(EXCHANGE_DECLARE_OK, out),
             (Method::ExchangeDeleteOk, _) => self.done(EXCHANGE_DELETE_OK, out),
             (Method::BindOk { method }, _) => self.done(*method, out),
-            (Method::QueueDeclare { queue, passive, exclusive, nowait, arguments }, _) => {
-                let arguments = || QueueArguments { exclusive: *exclusive, ..queue_arguments(*arguments, out.names) };
-                let arguments = (!passive).then(arguments).map(Box::new);
-                self.declare_queue(name(queue, out), arguments, *nowait, out);
+            (Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, nowait, arguments }, _) => {
+                let arguments = (!passive).then(|| {
+                    let (durable, exclusive, auto_delete) = (*durable, *exclusive, *auto_delete);
+                    QueueArguments { durable, exclusive, auto_delete, ..queue_arguments(*arguments, out.names) }
+                });
+                self.declare_queue(name(queue, out), arguments.map(Box::new), *nowait, out);
             }
-            (Method::QueueDeclareOk { queue, messages }, _) => self.queue_declared(queue, *messages, out),
+            (Method::QueueDeclareOk { queue, messages, consumers }, _) => {
+                self.queue_declared(queue, *messages, *consumers, out);
+            }
             (Method::QueuePurge { queue, nowait }, _) => self.empty_queue(name(queue, out), false, *nowait, out),
             (Method::QueueDelete { queue, nowait }, _) => self.empty_queue(name(queue, out), true, *nowait, out),
             (Method::QueuePurgeOk { messages }, _) => self.queue_emptied(QUEUE_PURGE_OK, *messages, out),
@@ -58,10 +62,10 @@ impl Channel {
                 let consumer = out.name(consumer);
                 self.ask(Request::Cancel { consumer }, out);
             }
-            (Method::Cancel { consumer, .. }, by) => self.cancel_consumer(consumer, by, out),
+            (Method::Cancel { consumer, .. }, by) => self.cancel_consumer(consumer, by, by == Peer::Broker, out),
             (Method::CancelOk { consumer }, Peer::Broker) => {
                 self.requests.answered(CANCEL_OK, out.time, |_| None);
-                self.cancel_consumer(consumer, Peer::Client, out);
+                self.cancel_consumer(consumer, Peer::Client, true, out);
             }
             (Method::Recover { asynchronous: true }, _) => self.recovered(out),
             (Method::RecoverOk, _) => {
@@ -122,13 +126,13 @@ impl Channel {
         match queue {
             Some(queue) if nowait => {
                 self.last_queue = Some(queue.clone());
-                out.push(Operation::QueueDeclared { queue, arguments, messages: None });
+                out.push(Operation::QueueDeclared { queue, arguments, messages: None, consumers: None });
             }
             queue => self.ask(Request::DeclareQueue { queue, arguments }, out),
         }
     }
 
-    fn queue_declared(&mut self, queue: &[u8], messages: u32, out: &mut Output<'_>) {
+    fn queue_declared(&mut self, queue: &[u8], messages: u32, consumers: u32, out: &mut Output<'_>) {
         let queue = out.name(queue);
         let request = self.requests.answered(QUEUE_DECLARE_OK, out.time, |request| match request {
             Request::DeclareQueue { queue: Some(asked), .. } => Some(*asked == queue),
@@ -139,7 +143,8 @@ impl Channel {
             _ => None,
         };
         self.last_queue = Some(queue.clone());
-        out.push(Operation::QueueDeclared { queue, arguments, messages: Some(u64::from(messages)) });
+        let (messages, consumers) = (Some(u64::from(messages)), Some(u64::from(consumers)));
+        out.push(Operation::QueueDeclared { queue, arguments, messages, consumers });
     }
 
     fn empty_queue(&mut self, queue: Option<Name>, deleted: bool, nowait: bool, out: &mut Output<'_>) {
@@ -168,29 +173,36 @@ impl Channel {
         });
         if let Some(Request::Consume { queue, no_ack, .. }) = request {
             let queue = queue.or_else(|| self.last_queue.clone());
-            self.add_consumer(consumer, queue, no_ack, out);
+            self.add_consumer(consumer, queue, no_ack, true, out);
         }
     }
 
     fn start_consumer(&mut self, consumer: Name, queue: Option<Name>, no_ack: bool, out: &mut Output<'_>) {
         let queue = queue.or_else(|| self.queue_declared_last());
-        self.add_consumer(consumer, queue, no_ack, out);
+        self.add_consumer(consumer, queue, no_ack, false, out);
     }
 
-    fn add_consumer(&mut self, consumer: Name, queue: Option<Name>, no_ack: bool, out: &mut Output<'_>) {
+    fn add_consumer(
+        &mut self,
+        consumer: Name,
+        queue: Option<Name>,
+        no_ack: bool,
+        answered: bool,
+        out: &mut Output<'_>,
+    ) {
         let Some(queue) = queue else { return };
         if !out.take_room(consumers::COST) {
             return;
         }
         self.consumers.start(consumer.clone(), queue.clone(), no_ack);
-        let automatic = Some(no_ack);
-        out.push(Operation::ConsumerStarted { channel: self.id, consumer, queue, automatic, learned: false });
+        let (channel, automatic) = (self.id, Some(no_ack));
+        out.push(Operation::ConsumerStarted { channel, consumer, queue, automatic, learned: false, answered });
     }
 
-    fn cancel_consumer(&mut self, consumer: &[u8], by: Peer, out: &mut Output<'_>) {
+    fn cancel_consumer(&mut self, consumer: &[u8], by: Peer, answered: bool, out: &mut Output<'_>) {
         let consumer = out.name(consumer);
         let queue = self.consumers.cancel(&consumer);
-        out.push(Operation::ConsumerCancelled { channel: self.id, consumer, queue, by });
+        out.push(Operation::ConsumerCancelled { channel: self.id, consumer, queue, by, answered });
     }
 
     /// The queue declared last, if no answer under way can change which that is.
@@ -245,6 +257,8 @@ fn queue_arguments(table: Table<'_>, names: &mut Names) -> QueueArguments {
         },
         single_active_consumer: table.get("x-single-active-consumer") == Some(Value::Bool(true)),
         max_priority: number("x-max-priority"),
+        durable: false,
         exclusive: false,
+        auto_delete: false,
     }
 }

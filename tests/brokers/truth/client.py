@@ -61,18 +61,28 @@ class Client:
                     raise Timeout(f"{self.stage.prefix}: waited {seconds} s in vain")
                 return
 
-    def close(self):
-        """An orderly connection.close, unless it is over already: what is outstanding comes again."""
+    def close(self, exclusive=()):
+        """An orderly connection.close, unless it is over already: what is outstanding comes again. `exclusive`: queues that
+        end with it."""
         if self.severed or not self.connection.is_open:
             return
         for channel in self.channels:
             channel.ended("channel_closed")
+        self.deleted(exclusive)
         self.connection.close()
 
-    def sever(self):
-        """The socket is closed without a word; with unread data in it the kernel sends a reset."""
+    def deleted(self, queues):
+        """Writes down that queues are no more."""
+        for queue in queues:
+            self.log.add("deleted", queue=queue)
+
+    def sever(self, exclusive=(), unused=()):
+        """The socket is closed without a word; with unread data in it the kernel sends a reset. `exclusive`: queues that end
+        with it; `unused`: those of which it has the last consumers."""
+        self.deleted(exclusive)
         for channel in self.channels:
-            channel.ended("connection_lost")
+            channel.ended("connection_lost", unused)
+        self.deleted(unused)
         self.log.add("event", name="connection_lost", chan=self.channels[0].chan)
         self.severed = True
         self.socket.close()
@@ -272,15 +282,22 @@ class Channel:
     # Ends
 
     def close(self):
-        """channel.close by the client."""
+        """channel.close by the client. pika cancels its consumers before."""
         self.ended("channel_closed")
         self.pika.close()
 
-    def ended(self, reason):
+    def leave(self, unused=()):
+        """channel.close by the client, which alone ends its consumers; `unused`: queues of which they are the last."""
+        self.ended("channel_closed", unused)
+        self.client.deleted(unused)
+        self.impl.close()
+        self.client.wait(lambda: self.impl.is_closed)
+
+    def ended(self, reason, unused=()):
         """Writes down that the channel is over, once, before it is."""
         if self._open:
             self._open = False
-            self.log.add("ended", chan=self.chan, reason=reason)
+            self.log.add("ended", chan=self.chan, reason=reason, unused=list(unused))
 
     def broken(self, code):
         """Waits until the broker has closed the channel with this code."""

@@ -65,6 +65,8 @@ class _Rules:
         self.acted = {}                                  # (chan, tag) → when the client settled it
         self.reading = {}                                # chan → when its client began to read again
         self.waiting = collections.defaultdict(dict)     # queue → keys that were published to it by name
+        self.back = collections.defaultdict(dict)        # queue → keys that are in it again
+        self.deleted = set()                             # queues that are no more
 
     # Connections and names
 
@@ -86,6 +88,7 @@ class _Rules:
 
     def on_queue(self, entry):
         self.fates[entry["queue"]] = entry["fate"] or {}
+        self.deleted.discard(entry["queue"])
 
     def on_event(self, entry):
         chan = entry.get("chan")
@@ -148,6 +151,7 @@ class _Rules:
         key, connection, chain = entry["key"], self.connection(entry["chan"]), self.chain(entry)
         self._arrived(entry)
         self.waiting[entry["queue"]].pop(key, None)
+        self.back[entry["queue"]].pop(key, None)
         self.rounds[key, chain] += 1
         # Of what it finds on its disk a broker says that it was delivered before, whether it was or not: nobody can count.
         found = self.restarted and entry["redelivered"] and self.rounds[key, chain] == 1
@@ -241,8 +245,9 @@ class _Rules:
             elif "drop" in fate or "policy" in fate:
                 self._line(delivery, "Dropped", reason="rejected", **inferred)
 
-    def _again(self, delivery, reason, sure=True, **more):
-        """A delivery that ended without success: it comes again, unless a quorum queue has had enough of it."""
+    def _again(self, delivery, reason, sure=True, unused=(), **more):
+        """A delivery that ended without success: it comes again, unless a quorum queue has had enough of it, or its queue is
+        gone with its last consumer."""
         key, queue = delivery["key"], delivery["queue"]
         self._line(delivery, "Failed", reason=reason, **more)
         limit = self.fates.get(queue, {}).get("limit")
@@ -251,8 +256,15 @@ class _Rules:
         if limit is not None and self.requeued[key, queue] > limit:
             self._line(delivery, "DeadLettered", reason="delivery_limit", evidence="inferred", source=queue,
                        destination=self.fates[queue]["dead"], **after)
+        elif queue in unused:
+            self._dropped(delivery)
         else:
             self._line(delivery, "Retrying", reason=reason, evidence="observed" if sure else "inferred", **after)
+            self.back[queue][key] = True
+
+    def _dropped(self, delivery):
+        """A delivery that has no queue any more to go back to."""
+        self._line(delivery, "Dropped", reason="queue_deleted", evidence="inferred", settlement=ANY, operation=ANY)
 
     def on_recover(self, entry):
         for tag in self._held(entry["chan"]):
@@ -260,7 +272,11 @@ class _Rules:
 
     def on_ended(self, entry):
         for tag in self._held(entry["chan"]):
-            self._again(self.open.pop((entry["chan"], tag)), entry["reason"], sure=False, operation=ANY)
+            delivery = self.open.pop((entry["chan"], tag))
+            if delivery["queue"] in self.deleted:
+                self._dropped(delivery)
+            else:
+                self._again(delivery, entry["reason"], sure=False, unused=entry.get("unused", ()), operation=ANY)
 
     def _held(self, chan):
         return sorted(tag for held, tag in self.open if held == chan)
@@ -278,18 +294,19 @@ class _Rules:
 
     # Queues that go
 
+    def on_waits(self, entry):
+        """What was published to an exchange that leads to this queue alone."""
+        self.waiting[entry["queue"]][entry["key"]] = True
+
     def on_purged(self, entry):
         self._gone(entry["queue"], "purged")
 
     def on_deleted(self, entry):
         self._gone(entry["queue"], "queue_deleted")
-        for (chan, tag), delivery in list(self.open.items()):
-            if delivery["queue"] == entry["queue"]:
-                self._line(self.open.pop((chan, tag)), "Dropped", reason="queue_deleted", evidence="inferred",
-                           settlement=ANY, operation=ANY)
+        self.deleted.add(entry["queue"])
 
     def _gone(self, queue, reason):
-        for key in self.waiting.pop(queue, {}):
+        for key in [*self.waiting.pop(queue, {}), *self.back.pop(queue, {})]:
             self.out.lines[key][queue].append({"state": "Dropped", "reason": reason, "queue": queue, "evidence": "inferred"})
 
 

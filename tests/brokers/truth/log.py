@@ -12,7 +12,10 @@ that a delivery tag means one delivery only. `expect.py` reads the log; nothing 
     settle    chan, tags, how (ack, reject, nack), requeue, multiple, tx
     commit, rollback   chan
     recover   chan
-    ended     chan, reason (channel_closed, connection_lost): everything outstanding on it comes again
+    waits     key, queue: published to an exchange, and in this queue alone
+    purged, deleted   queue: what waits in it is gone; of a deleted one also what is outstanding, unless it is settled
+    ended     chan, reason (channel_closed, connection_lost): everything outstanding on it comes again, but what is of `unused`
+              queues, which end with it
     event     name, and what else is known of it
     note      anything that only people read
 """

@@ -110,7 +110,7 @@ fn tables_nested_a_thousand_deep_are_counted() {
         published 1.0 tag=? to=:q size=0
         published 1.0 tag=? to=ex:key size=1",
     );
-    talk.client(&wire::queue_declare(1, "q", 0, entries)).broker(&wire::queue_declare_ok(1, "q", 0));
+    talk.client(&wire::queue_declare(1, "q", 0, entries)).broker(&wire::queue_declare_ok(1, "q", 0, 0));
     let lines = talk.lines();
     assert!(lines.contains("Trouble(TooDeep)") && lines.contains("QueueDeclared"), "{lines}");
 }
