@@ -7,7 +7,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::latency;
-use crate::lifecycle::transition::{Attributes, Event, Evidence, State, Transition};
+use crate::lifecycle::transition::{Attributes, Event, Evidence, Settlement, State, Transition};
 use crate::names::{Name, clean};
 use crate::time::Timestamp;
 
@@ -60,7 +60,7 @@ impl Row {
             ambiguous: transition.ambiguous,
             message: transition.message.map(|identity| format!("{:032x}", identity.0)),
             delivery: transition.delivery,
-            latency: latency(transition).map(|latency| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)),
+            latency: latency_shown(transition),
             count: (transition.count != 1).then_some(transition.count),
             corrects: transition.corrects.map(|state| state.name().to_owned()),
             reason: transition.reason.map(|reason| reason.name().to_owned()),
@@ -123,6 +123,13 @@ pub fn rfc3339(time: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{nanoseconds:09}Z")
 }
 
+/// What is settled by being sent was acknowledged by nobody: there is no time that it took.
+fn latency_shown(transition: &Transition<'_>) -> Option<u64> {
+    let automatic = transition.attributes.settlement == Some(Settlement::Automatic);
+    let latency = latency(transition).filter(|_| !automatic || transition.state != State::Acknowledged);
+    latency.map(|latency| u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX))
+}
+
 fn place(attributes: &Attributes<'_>) -> String {
     if let Some(queue) = attributes.queue {
         return queue.to_string();
@@ -153,6 +160,7 @@ fn process(attributes: &Attributes<'_>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::transition::Timings;
 
     #[test]
     fn dates() {
@@ -168,6 +176,35 @@ mod tests {
         }
         assert_eq!(rfc3339(Timestamp(u64::MAX)), "2554-07-21T23:34:33.709551615Z");
         assert_eq!(Row { time: 86_399_999_999_999, ..Row::default() }.clock(), "23:59:59.999");
+    }
+
+    #[test]
+    fn no_time_is_shown_for_what_nobody_acknowledged() {
+        let transition = |state, settlement| Transition {
+            time: Timestamp(5_000),
+            state,
+            previous: None,
+            evidence: Evidence::Observed,
+            ambiguous: false,
+            corrects: None,
+            reason: None,
+            count: 1,
+            message: None,
+            delivery: Some(1),
+            attributes: Attributes { settlement: Some(settlement), ..Attributes::default() },
+            timings: Timings {
+                dispatched: Some(Timestamp(2_000)),
+                processing: Some(Timestamp(5_000)),
+                ..Timings::default()
+            },
+        };
+        let shown = |state, settlement| Row::of_transition(&transition(state, settlement)).latency;
+        assert_eq!(shown(State::Acknowledged, Settlement::Automatic), None);
+        assert_eq!(shown(State::Acknowledged, Settlement::Explicit), Some(0));
+        // Sent, and never read: how long it lay there says something.
+        let mut unread = transition(State::Dropped, Settlement::Automatic);
+        unread.timings.processing = None;
+        assert_eq!(Row::of_transition(&unread).latency, Some(3_000));
     }
 
     #[test]
