@@ -36,6 +36,9 @@ lint() {
     step rustfmt cargo fmt --check
     step clippy cargo clippy --locked --quiet --all-targets -- -D warnings
     step clippy-core cargo clippy --locked --quiet --no-default-features --all-targets -- -D warnings
+    for feature in kernel otlp; do
+        step "clippy-$feature" cargo clippy --locked --quiet --no-default-features --features "$feature" --all-targets -- -D warnings
+    done
     step clang-format clang-format --dry-run -Werror bpf/*.[ch]
     step scripts bash -n scripts/*.sh .ci/run
 }

@@ -112,8 +112,11 @@ impl Outputs {
             self.telemetry = Telemetry::start(config, now)?;
         }
         #[cfg(not(feature = "otlp"))]
-        if config.otlp.endpoint.is_some() {
-            return Err(Failure("this build cannot export: it was made without the feature `otlp`".to_owned()));
+        {
+            let _ = now;
+            if config.otlp.endpoint.is_some() {
+                return Err(Failure("this build cannot export: it was made without the feature `otlp`".to_owned()));
+            }
         }
         Ok(())
     }

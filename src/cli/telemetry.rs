@@ -26,6 +26,10 @@ impl Telemetry {
     ///
     /// # Errors
     /// If the endpoint or a header makes no sense.
+    #[cfg_attr(
+        not(feature = "kernel"),
+        expect(dead_code, reason = "only a running agent exports, and it needs the kernel")
+    )]
     pub fn start(config: &Config, now: Timestamp) -> Result<Option<Telemetry>, Failure> {
         let Some(endpoint) = &config.otlp.endpoint else { return Ok(None) };
         let mut to = otlp::Config::new(endpoint);
