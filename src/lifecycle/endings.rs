@@ -11,7 +11,7 @@
 //! - All consumers of an auto-delete queue are known: the broker's answer to the declaration counted none. basic.get makes
 //!   nobody a consumer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ struct Ending {
     used: bool,
     declared: Timestamp,
     /// Messages that may wait in it, some of them twice.
-    waiting: Vec<MessageRef>,
+    waiting: VecDeque<MessageRef>,
     sweep_at: usize,
 }
 
@@ -118,21 +118,28 @@ impl Endings {
 
 impl Ending {
     fn new(owner: Option<ConnectionId>, auto_delete: bool, durable: bool, declared: Timestamp) -> Ending {
-        let (waiting, sweep_at) = (Vec::new(), FIRST_SWEEP);
+        let (waiting, sweep_at) = (VecDeque::new(), FIRST_SWEEP);
         Ending { owner, auto_delete, durable, used: false, declared, waiting, sweep_at }
     }
 
     fn add(&mut self, reference: MessageRef, messages: &Messages) {
-        if self.waiting.len() >= self.sweep_at {
-            self.waiting.sort_unstable();
-            self.waiting.dedup();
-            self.waiting.retain(|reference| {
-                let waits = |entry: &Message| entry.chains.is_empty() || entry.chains.iter().any(is_back);
-                messages.get(*reference).is_some_and(waits)
-            });
-            self.sweep_at = (2 * self.waiting.len()).max(FIRST_SWEEP);
+        let waits = |reference: &MessageRef| {
+            let waits = |entry: &Message| entry.chains.is_empty() || entry.chains.iter().any(is_back);
+            messages.get(*reference).is_some_and(waits)
+        };
+        // A queue gives out its oldest first, so that nothing else is left to do nearly always.
+        while self.waiting.front().is_some_and(|oldest| !waits(oldest)) {
+            self.waiting.pop_front();
         }
-        self.waiting.push(reference);
+        if self.waiting.len() >= self.sweep_at {
+            let mut waiting = Vec::from(std::mem::take(&mut self.waiting));
+            waiting.retain(waits);
+            waiting.sort_unstable();
+            waiting.dedup();
+            self.sweep_at = (2 * waiting.len()).max(FIRST_SWEEP);
+            self.waiting = waiting.into();
+        }
+        self.waiting.push_back(reference);
     }
 }
 
@@ -352,9 +359,10 @@ impl Lifecycles {
         if let Some(mut ending) = self.endings.remove(number)
             && self.is_certain(&ending, party)
         {
-            ending.waiting.sort_by_key(|reference| self.messages.order(*reference));
-            ending.waiting.dedup();
-            for reference in std::mem::take(&mut ending.waiting) {
+            let mut waiting = Vec::from(std::mem::take(&mut ending.waiting));
+            waiting.sort_by_key(|reference| self.messages.order(*reference));
+            waiting.dedup();
+            for reference in waiting {
                 self.ended_with(time, reference, queue, ending.declared, party, observer);
             }
         }
