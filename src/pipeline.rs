@@ -204,6 +204,7 @@ impl Pipeline {
             captured_bytes: if counted { counters.captured_bytes } else { streams.bytes_seen },
             skipped_bytes: counters.skipped_bytes,
             holes,
+            forgotten: self.lifecycles.statistics().forgotten_messages,
             lost: self.losses(),
         }
     }
@@ -230,6 +231,8 @@ impl Pipeline {
         losses.push(loss("protocol", "evicted_sessions", self.sessions.evicted(), "connection"));
         let lifecycle::Statistics {
             evicted_messages,
+            // No loss in itself: [`Pipeline::totals`] tells it.
+            forgotten_messages: _,
             unknown_fates,
             lost_deliveries,
             unmatched_settlements,

@@ -50,6 +50,7 @@ fn totals_are_cumulative_and_corrections_take_back() {
     let capture = CaptureTotals {
         segments: 10,
         bytes: 1000,
+        forgotten: 3,
         lost: vec![
             Loss { stage: "kernel", reason: "ring_full", count: 2, unit: "record" },
             Loss { stage: "stream", reason: "missing", count: 0, unit: "byte" },
@@ -79,7 +80,7 @@ fn totals_are_cumulative_and_corrections_take_back() {
             "folded": 0,
             "events": {"settle_failed": 2},
             "capture": {
-                "segments": 10, "bytes": 1000, "captured_bytes": 0, "skipped_bytes": 0, "holes": 0,
+                "segments": 10, "bytes": 1000, "captured_bytes": 0, "skipped_bytes": 0, "holes": 0, "forgotten": 3,
                 "lost": {
                     "kernel": {
                         "ring_full": {"count": 2, "unit": "record"},

@@ -104,6 +104,7 @@ impl Telemetry {
                 .flat_map(|(table, stage, reason)| {
                     of_stage(stage, &[reason]).into_iter().map(move |(_, count)| (table, count))
                 })
+                .chain([("settled", totals.forgotten)])
                 .collect(),
             export_failed,
         };

@@ -37,6 +37,8 @@ pub struct CaptureTotals {
     pub skipped_bytes: u64,
     /// Places in streams where bytes were missing.
     pub holes: u64,
+    /// Settled messages that were forgotten, the oldest first, because so many were settled since.
+    pub forgotten: u64,
     /// What was lost.
     pub lost: LossTable,
 }
@@ -365,6 +367,7 @@ fn capture_object(capture: &CaptureTotals, out: &mut Vec<u8>) {
         ("captured_bytes", capture.captured_bytes),
         ("skipped_bytes", capture.skipped_bytes),
         ("holes", capture.holes),
+        ("forgotten", capture.forgotten),
     ];
     out.push(b'{');
     for (key, value) in numbers {

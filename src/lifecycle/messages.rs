@@ -89,6 +89,8 @@ pub(super) struct Messages {
     /// Messages whose fate was open when they had to be forgotten, since somebody took them from here.
     #[expect(clippy::vec_box, reason = "they are in boxes already")]
     pub evicted: Vec<Box<Message>>,
+    /// How many settled messages were forgotten of which something might still have been learned.
+    pub forgotten: u64,
     /// Boxes of forgotten messages for the next ones: their memory is still in a cache.
     #[expect(clippy::vec_box, reason = "the boxes are what it keeps")]
     spare: Vec<Box<Message>>,
@@ -105,8 +107,10 @@ pub struct MessageLimits {
     /// Messages whose fate is open. Beyond it the oldest is forgotten, and counted.
     pub active: usize,
     /// Settled messages, kept for what may still be learned of them (another queue's delivery, a dead letter's arrival).
+    /// Beyond it the oldest is forgotten, and counted, though nothing is lost if nothing more comes of it.
     pub settled: usize,
     /// Messages of which nothing more is expected. Few, so that their memory is still in a cache when it is used again.
+    /// Beyond it the oldest is forgotten, as all are that went well; that is not counted.
     pub complete: usize,
 }
 
@@ -131,6 +135,7 @@ impl Messages {
             next_sequence: 0,
             limits,
             evicted: Vec::new(),
+            forgotten: 0,
             spare: Vec::new(),
         }
     }
@@ -242,6 +247,7 @@ impl Messages {
         self.link(reference.index, list);
         while self.settled.length > self.limits.settled {
             self.forget(self.settled.oldest);
+            self.forgotten += 1;
         }
         while self.complete.length > self.limits.complete {
             self.forget(self.complete.oldest);

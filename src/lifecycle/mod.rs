@@ -74,6 +74,9 @@ pub use messages::MessageLimits;
 pub struct Statistics {
     /// Messages forgotten with an open fate, because the table was full.
     pub evicted_messages: u64,
+    /// Settled messages forgotten, because the table was full. What comes of them later is told as of a message that was not
+    /// seen before: a dead letter that is read is told once more. If nothing comes, nothing is lost.
+    pub forgotten_messages: u64,
     /// Deliveries whose settlement may have been lost, at the end of their channel.
     pub unknown_fates: u64,
     /// Deliveries that a hole took, as the next delivery tag told.
@@ -166,7 +169,8 @@ impl Lifecycles {
     /// What could not be followed so far.
     pub fn statistics(&self) -> Statistics {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
-        Statistics { refused_declarations: refused, ..self.statistics }
+        let forgotten_messages = self.messages.forgotten;
+        Statistics { refused_declarations: refused, forgotten_messages, ..self.statistics }
     }
 
     /// Messages whose fate is open.

@@ -34,6 +34,35 @@ fn transcripts() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+#[test]
+fn settled_messages_beyond_their_budget_are_counted_as_forgotten() {
+    let mut stage = Stage::new();
+    let settle = |stage: &mut Stage, how: &str, tags: std::ops::RangeInclusive<u32>| {
+        for tag in tags {
+            stage.command(&format!("publish m{tag} queue=work"));
+            stage.command(&format!("deliver m{tag} queue=work tag={tag} on=2/1"));
+            stage.command(&format!("{how} {tag} on=2/1"));
+        }
+    };
+    stage.command("connect 2");
+    stage.command("queue work dlx=default dlk=dead on=2/1");
+    settle(&mut stage, "reject", 1..=150);
+    let statistics = stage.machine.statistics();
+    assert_eq!((statistics.forgotten_messages, statistics.evicted_messages), (50, 0));
+    // What went well is forgotten as a matter of course.
+    settle(&mut stage, "ack", 151..=300);
+    assert_eq!(stage.machine.statistics().forgotten_messages, 50);
+    // This is why they are counted: of a forgotten one it is not known any more that its dead letter was told.
+    stage.lines.text.clear();
+    for tag in [1, 150] {
+        stage.command(&format!("deliver m{tag} queue=dead key=dead tag={tag} deaths=work:rejected:1::work on=3/1"));
+    }
+    let expected = "m1 DeadLettered queue=work reason=rejected to=dead
+m1 DeadLettered -> Dispatched queue=dead delivery=1
+m150 DeadLettered -> Dispatched queue=dead delivery=1\n";
+    assert_eq!(stage.lines.text, expected);
+}
+
 fn difference(expected: &str, found: &str) -> String {
     let place = expected.lines().zip(found.lines()).position(|(expected, found)| expected != found);
     let place = place.unwrap_or(expected.lines().count().min(found.lines().count()));
