@@ -1,4 +1,4 @@
-//! Every name that leaves the agent, in one place: the writers take them from here, and `tests/export_docs.rs` holds
+//! Every name that leaves the agent, in one place: the writers take them from here, and `tests/export/docs.rs` holds
 //! `docs/events.md` and `docs/metrics.md` against these tables.
 //!
 //! OpenTelemetry's names are those of the semantic conventions 1.44.0, whose messaging area is still in development: a

@@ -1,7 +1,5 @@
 //! Spans: which messages get them, that their links resolve, that their times are true, and that the conventions hold.
 
-mod export_support;
-
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -11,9 +9,10 @@ use acktrail::lifecycle::transition::{Observer, Reason, State};
 use acktrail::names::Name;
 use acktrail::protocol::operation::Identity;
 use acktrail::time::Timestamp;
-use export_support::conventions::{SeenSpan, check_span, knows};
-use export_support::scenario::{MS, START, Scenario, hex, message};
-use export_support::{Life, seen_span, transition};
+
+use crate::export_support::conventions::{SeenSpan, check_span, knows};
+use crate::export_support::scenario::{MS, START, Scenario, hex, message};
+use crate::export_support::{Life, seen_span, transition};
 
 fn spans_of(ratio: f64) -> Vec<SeenSpan> {
     let mut spans = Spans::new(Sampling { ratio, slow: Duration::from_secs(10) });

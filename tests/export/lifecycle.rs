@@ -1,8 +1,6 @@
 //! The exports behind the real state machine, driven by a small broker made up at random: what leaves equals what the broker
 //! did.
 
-mod export_support;
-
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,10 +18,11 @@ use acktrail::protocol::operation::{
 };
 use acktrail::stream::{ConnectionId, End, Facts, Flow};
 use acktrail::time::Timestamp;
-use export_support::conventions::check_span;
-use export_support::scenario::{MS, START};
-use export_support::seen_span;
 use proptest::prelude::*;
+
+use crate::export_support::conventions::check_span;
+use crate::export_support::scenario::{MS, START};
+use crate::export_support::seen_span;
 
 /// Everything that listens.
 struct Exports {

@@ -1,7 +1,5 @@
 //! JSON lines as a reader sees them: golden lines, and that every line parses whatever the names hold.
 
-mod export_support;
-
 use acktrail::capture::Owner;
 use acktrail::export::json::{event_line, transition_line};
 use acktrail::export::registry::{ATTRIBUTES, EVENTS, FIELDS, Type};
@@ -9,9 +7,10 @@ use acktrail::lifecycle::transition::{Attributes, Event, Evidence, Reason, Settl
 use acktrail::names::{Name, clean};
 use acktrail::protocol::operation::{Identity, TraceContext};
 use acktrail::time::Timestamp;
-use export_support::transition;
 use proptest::prelude::*;
 use serde_json::Value;
+
+use crate::export_support::transition;
 
 fn line(transition: &Transition<'_>) -> String {
     let mut out = Vec::new();

@@ -1,6 +1,6 @@
 //! What a login keeps secret is in no recording, however its connection came and went.
 
-#[path = "support/amqp.rs"]
+#[path = "../support/amqp.rs"]
 mod wire;
 
 use acktrail::capture::recording::{Header, Reader, Writer};

@@ -1,14 +1,13 @@
 //! The summary's totals and its line.
 
-mod export_support;
-
 use acktrail::export::routes::{OTHER, Routes};
 use acktrail::export::summary::{CaptureTotals, Loss, SummaryFacts, Totals};
 use acktrail::lifecycle::transition::{Attributes, Event, Evidence, Observer, Reason, State};
 use acktrail::names::Names;
 use acktrail::time::Timestamp;
-use export_support::transition;
 use serde_json::{Value, json};
+
+use crate::export_support::transition;
 
 fn line(totals: &Totals, capture: &CaptureTotals) -> Value {
     let facts = SummaryFacts { time: Timestamp(9), attached_at: Some(Timestamp(1)), kernel: Some("6.1.0"), capture };

@@ -1,39 +1,48 @@
 //! Arbitrary bytes, and valid ones with damage, neither panic nor take more memory than was granted. What is held is
 //! measured at the allocator.
 
-#[path = "support/amqp.rs"]
-mod amqp;
-#[path = "support/conversation.rs"]
-mod conversation;
-#[path = "support/follower.rs"]
-mod follower;
-
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use acktrail::{protocol, stream};
-use conversation::conversation;
-use follower::{Follower, config, draws, noise, shuffled};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Counts what is held. This binary has one test, so that it is the test's.
+use crate::conversation::conversation;
+use crate::follower::{Follower, config, draws, noise, shuffled};
+
+/// Counts what each thread holds. What is measured starts no threads and hands nothing to another, so that the count of a
+/// test's thread is the test's own, whatever runs beside it.
 struct Counting;
 
-static HELD: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// Below zero where a thread frees what was another's, as at its start.
+    static HELD: Cell<isize> = const { Cell::new(0) };
+}
 
-// SAFETY: every call is handed on to the system's allocator unchanged; counting touches no memory of the caller's.
+fn count(bytes: isize) {
+    HELD.with(|held| held.set(held.get() + bytes));
+}
+
+// SAFETY: every call is handed on to the system's allocator unchanged; counting touches no memory of the caller's, and
+// allocates none: the count is constant at first and needs no destructor.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        HELD.fetch_add(layout.size(), Ordering::Relaxed);
+        count(layout.size() as isize);
         // SAFETY: the caller keeps `alloc`'s contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        HELD.fetch_sub(layout.size(), Ordering::Relaxed);
+        count(-(layout.size() as isize));
         // SAFETY: the caller keeps `dealloc`'s contract, and the pointer came from `System`.
         unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: the caller keeps `realloc`'s contract, and the pointer came from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
@@ -80,13 +89,13 @@ proptest! {
             }
         }
         pieces.retain(|piece| !piece.bytes.is_empty());
-        let before = HELD.load(Ordering::Relaxed);
+        let before = HELD.get();
         let mut follower = Follower::within([u32::MAX - 50, 77], from_start, streams, sessions);
         for piece in &pieces {
             follower.piece(piece);
             follower.operations = Vec::new();
-            let held = HELD.load(Ordering::Relaxed).saturating_sub(before);
-            prop_assert!(held <= BUDGET, "{held} bytes held, {} accounted for", follower.sessions.cost());
+            let held = HELD.get() - before;
+            prop_assert!(held <= BUDGET as isize, "{held} bytes held, {} accounted for", follower.sessions.cost());
         }
         follower.close();
         prop_assert_eq!(follower.sessions.cost(), 0);

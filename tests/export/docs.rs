@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use acktrail::export::registry::{ATTRIBUTES, EVENTS, FIELDS, Instrument, METRICS, Type};
 use acktrail::lifecycle::transition::{Reason, State};
 
-const EVENTS_PAGE: &str = include_str!("../docs/events.md");
-const METRICS_PAGE: &str = include_str!("../docs/metrics.md");
+const EVENTS_PAGE: &str = include_str!("../../docs/events.md");
+const METRICS_PAGE: &str = include_str!("../../docs/metrics.md");
 
 /// The rows of the first table under `## heading`: the cells of each, the first without its back quotes.
 fn table<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {

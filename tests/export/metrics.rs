@@ -1,7 +1,5 @@
 //! Metrics: what each line counts as, bounds, and invariants over lives made up at random.
 
-mod export_support;
-
 use std::collections::{HashMap, HashSet};
 
 use acktrail::capture::Owner;
@@ -14,13 +12,16 @@ use acktrail::lifecycle::transition::{
 };
 use acktrail::names::Name;
 use acktrail::time::Timestamp;
-use export_support::{Life, transition};
 use proptest::prelude::*;
+
+use crate::export_support::{Life, transition};
 
 const MS: u64 = 1_000_000;
 
-/// A series as a back end keys it.
-fn series(snapshot: &Snapshot) -> HashMap<String, (&'static Metric, Timestamp, Number)> {
+/// Series as a back end keys them.
+type Series = HashMap<String, (&'static Metric, Timestamp, Number)>;
+
+fn series(snapshot: &Snapshot) -> Series {
     let mut all = HashMap::new();
     for resource in &snapshot.resources {
         for metric in &resource.metrics {
@@ -61,8 +62,11 @@ fn count(number: &Number) -> u64 {
 
 /// The sum over the series of a metric whose key holds all these words.
 fn sum(snapshot: &Snapshot, metric: &Metric, words: &[&str]) -> u64 {
+    total(&series(snapshot), metric, words)
+}
+
+fn total(all: &Series, metric: &Metric, words: &[&str]) -> u64 {
     let prefix = format!("{} ", metric.name);
-    let all = series(snapshot);
     let fits = |key: &&String| key.starts_with(&prefix) && words.iter().all(|word| key.contains(word));
     all.keys().filter(fits).map(|key| count(&all[key].2)).sum()
 }
@@ -289,12 +293,12 @@ proptest! {
                         prop_assert!(count(number) >= least && since == *start, "{key}");
                     }
                 }
-                before = all.into_iter().map(|(key, (_, start, number))| (key, (count(&number), start))).collect();
-                prop_assert_eq!(sum(&now, &metric::TRANSITIONS, &[]), transitions);
+                prop_assert_eq!(total(&all, &metric::TRANSITIONS, &[]), transitions);
                 for (queue, held) in &open {
                     let word = format!("acktrail.queue.name=q{queue} ");
-                    prop_assert_eq!(sum(&now, &metric::IN_FLIGHT, &[&word]), *held);
+                    prop_assert_eq!(total(&all, &metric::IN_FLIGHT, &[&word]), *held);
                 }
+                before = all.into_iter().map(|(key, (_, start, number))| (key, (count(&number), start))).collect();
             }
         }
         prop_assert_eq!(metrics.in_flight(), open.values().sum::<u64>());
