@@ -1,7 +1,7 @@
 //! Where rejected, expired and surplus messages go: inferred from declarations at first, told by `x-death` later.
 
 use super::channel::Held;
-use super::message::{Chain, Message, same_name};
+use super::message::{Chain, Message, Route, same_name};
 use super::messages::MessageRef;
 use super::party::Party;
 use super::topology::Afterlife;
@@ -200,17 +200,18 @@ impl Lifecycles {
         time: Timestamp,
         reference: MessageRef,
         queue: Option<&Name>,
+        route: &Route,
         extras: &Extras,
         observer: &mut dyn Observer,
     ) {
         let deaths = &extras.deaths[..extras.deaths.len().min(MOST_DEATHS)];
-        let published_so = self
-            .messages
-            .get(reference)
-            .and_then(|entry| entry.extras.as_ref())
-            .is_some_and(|published| published.deaths == extras.deaths);
+        let published_so = self.messages.get(reference).is_some_and(|entry| {
+            let deaths = entry.extras.as_ref().map(|published| &published.deaths);
+            deaths == Some(&extras.deaths) && *entry.route == *route
+        });
         if published_so {
-            // A client published it with these headers; the broker added nothing.
+            // A client published it with these headers, and the broker added nothing. RabbitMQ 4 begins its own anew, which may
+            // come out the same: but what has died comes by another way.
             return;
         }
         let Some(latest) = deaths.first() else { return };

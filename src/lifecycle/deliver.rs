@@ -173,7 +173,7 @@ impl Lifecycles {
         };
         self.learn(reference, &message);
         if let Some(extras) = message.extras.as_ref().filter(|_| deaths) {
-            self.apply_deaths(time, reference, queue, extras, observer);
+            self.apply_deaths(time, reference, queue, route, extras, observer);
         }
         reference
     }

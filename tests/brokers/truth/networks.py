@@ -133,6 +133,8 @@ def restarted(broker, directory, tally):
         producer.wait_confirms()
         consumer.consume(queue, prefetch=4)
         consumer.client.wait(lambda: len(consumer.seen) == 4)
+        # What was declared is written to the disk some time later, and a killed broker would not know its queue.
+        broker.ctl("eval", "mnesia:sync_log().")
         # Stopped, it takes three more into its receive buffer and never reads them.
         os.kill(broker.pid(), signal.SIGSTOP)
         lost = [producer.publish(n, queue, delivery_mode=2) for n in range(10, 13)]
