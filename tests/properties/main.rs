@@ -209,3 +209,35 @@ fn the_number_of_cases_is_told() {
         "properties: {CUTS} conversations cut anew, {HOLES} with holes, {RECOVERIES} followed behind one, {LATE} joined late"
     );
 }
+
+/// Found by the property above.
+#[test]
+fn a_number_opened_anew_in_a_hole_tells_its_consumer_again() {
+    let draws: Vec<[u16; 4]> = vec![
+        [0, 24327, 0, 0],
+        [62320, 57876, 0, 0],
+        [29170, 0, 0, 0],
+        [36173, 19263, 0, 2416],
+        [0, 61150, 0, 0],
+        [1080, 10245, 44896, 7785],
+        [4056, 0, 9843, 13694],
+        [16172, 2331, 6894, 0],
+        [5016, 5323, 5376, 62161],
+        [840, 45952, 6363, 21121],
+        [0, 18956, 0, 0],
+        [0, 13173, 0, 0],
+        [624, 0, 5713, 11229],
+        [14416, 27243, 25171, 37223],
+        [1176, 5817, 54269, 38698],
+        [0, 0, 48638, 21616],
+        [40829, 32913, 256, 560],
+    ];
+    let holes: Vec<(bool, u16, u32)> = vec![(false, 24692, 1252), (true, 7698, 2404)];
+    let (writes, transacted) = converse(&draws, false);
+    let expected = follow([7, 9], &whole(&writes));
+    let mut noise = noise(0);
+    let pieces = with_holes(whole(&writes), &holes, &mut noise);
+    let found = follow([7, 9], &pieces);
+    let client_hole = holes.iter().any(|(client, ..)| *client);
+    knowledge::is_part_of(&found, &expected, client_hole, &transacted).unwrap();
+}
