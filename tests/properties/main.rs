@@ -212,7 +212,7 @@ fn the_number_of_cases_is_told() {
 
 /// Found by the property above.
 #[test]
-fn a_number_opened_anew_in_a_hole_tells_its_consumer_again() {
+fn a_number_opened_anew_in_a_hole_tells_its_consumer_once() {
     let draws: Vec<[u16; 4]> = vec![
         [0, 24327, 0, 0],
         [62320, 57876, 0, 0],

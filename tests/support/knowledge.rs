@@ -43,11 +43,6 @@ pub fn is_part_of(
         if matches!(operation, Operation::ChannelClosed { .. }) && expected.iter().any(fits) {
             continue;
         }
-        // A number that was closed and opened anew in a hole shows that only in its first delivery: by then the consumer's start
-        // was taken for the old channel's, and the delivery tells the queue again, for the new one.
-        if matches!(operation, Operation::ConsumerStarted { learned: true, .. }) && expected.iter().any(fits) {
-            continue;
-        }
         let place = free.iter().position(|other| other.is_some_and(fits));
         match place {
             Some(place) => free[place] = None,

@@ -186,10 +186,14 @@ impl Connection {
 
     /// The delivery tags have begun anew: the channel was closed and opened again unseen.
     fn reopened_unseen(&mut self, number: u16, out: &mut Output<'_>) {
+        let consumers = self.with(number, |channel| std::mem::take(&mut channel.consumers)).unwrap_or_default();
         self.closed_unseen(number, out);
         let time = out.time;
         if self.insert(number, out, |id| Channel::emerged(id, true, time)) {
-            self.with(number, |channel| out.push(Operation::ChannelOpened(channel.id)));
+            self.with(number, |channel| {
+                channel.consumers = consumers.begun_anew();
+                out.push(Operation::ChannelOpened(channel.id));
+            });
         }
     }
 

@@ -27,6 +27,8 @@ pub(super) struct Consumers {
 struct Consumer {
     queue: Queue,
     automatic: Option<bool>,
+    /// The queue that was told for its tag, as of another channel with the same number.
+    told: Option<Name>,
 }
 
 #[derive(Clone, Debug)]
@@ -72,7 +74,17 @@ impl Consumers {
 
     /// A consumer began.
     pub fn start(&mut self, consumer: Name, queue: Name, no_ack: bool) {
-        self.table.insert(consumer, Consumer { queue: Queue::Declared(queue), automatic: Some(no_ack) });
+        self.table.insert(consumer, Consumer { queue: Queue::Declared(queue), automatic: Some(no_ack), told: None });
+    }
+
+    /// The channel turns out to be another one than they were taken for: nothing is known any more of who began before and who
+    /// after. What was told of them is not told again.
+    pub fn begun_anew(self) -> Consumers {
+        let unknown = |(consumer, known): (Name, Consumer)| {
+            let told = known.queue.name().cloned().or(known.told);
+            (consumer, Consumer { queue: Queue::Unknown, automatic: None, told })
+        };
+        Consumers { table: self.table.into_iter().map(unknown).collect(), unsettled: VecDeque::new() }
     }
 
     /// A consumer ended: its queue.
@@ -93,8 +105,11 @@ impl Consumers {
         if !room && !self.table.contains_key(consumer) {
             return Origin::default();
         }
-        let known =
-            self.table.entry_ref(consumer).or_insert_with(|| Consumer { queue: Queue::Unknown, automatic: None });
+        let known = self.table.entry_ref(consumer).or_insert_with(|| Consumer {
+            queue: Queue::Unknown,
+            automatic: None,
+            told: None,
+        });
         let mut learned = false;
         if destination.exchange.is_empty() && !copied {
             let wire = reply_queue(&destination.routing_key);
@@ -102,9 +117,9 @@ impl Consumers {
                 Queue::Unknown => {
                     let is_reply = wire == REPLY_TO;
                     let queue = if is_reply { names.intern(wire.as_bytes()) } else { destination.routing_key.clone() };
+                    learned = known.told.as_ref() != Some(&queue);
                     known.queue = Queue::Learned(queue);
                     known.automatic = known.automatic.or(is_reply.then_some(true));
-                    learned = true;
                 }
                 Queue::Learned(queue) if **queue != *wire => known.queue = Queue::Contradicted,
                 _ => {}
@@ -186,6 +201,18 @@ mod tests {
         consumers.settled(1);
         assert_eq!(deliver(&mut consumers, "ex", "key", false).automatic, Some(false));
         assert_eq!(consumers.cost(), COST);
+    }
+
+    #[test]
+    fn what_was_told_of_a_consumer_is_not_told_again_on_another_channel() {
+        let mut consumers = Consumers::default();
+        consumers.start("tag".into(), "work".into(), true);
+        let mut consumers = consumers.begun_anew().begun_anew();
+        let again = deliver(&mut consumers, "", "work", false);
+        assert_eq!((again.queue.as_deref(), again.automatic, again.learned), (Some("work"), None, false));
+        let mut consumers = consumers.begun_anew();
+        let other = deliver(&mut consumers, "", "elsewhere", false);
+        assert_eq!((other.queue.as_deref(), other.learned), (Some("elsewhere"), true));
     }
 
     #[test]
