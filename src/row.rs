@@ -181,15 +181,6 @@ mod tests {
     #[test]
     fn no_time_is_shown_for_what_nobody_acknowledged() {
         let transition = |state, settlement| Transition {
-            time: Timestamp(5_000),
-            state,
-            previous: None,
-            evidence: Evidence::Observed,
-            ambiguous: false,
-            corrects: None,
-            reason: None,
-            count: 1,
-            message: None,
             delivery: Some(1),
             attributes: Attributes { settlement: Some(settlement), ..Attributes::default() },
             timings: Timings {
@@ -197,6 +188,7 @@ mod tests {
                 processing: Some(Timestamp(5_000)),
                 ..Timings::default()
             },
+            ..Transition::new(Timestamp(5_000), state)
         };
         let shown = |state, settlement| Row::of_transition(&transition(state, settlement)).latency;
         assert_eq!(shown(State::Acknowledged, Settlement::Automatic), None);

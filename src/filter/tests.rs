@@ -33,14 +33,9 @@ impl Names {
     fn dead_letter(&self) -> Transition<'_> {
         let second = Timestamp(1_000_000_000);
         Transition {
-            time: second.plus(Duration::from_millis(1500)),
-            state: State::DeadLettered,
             previous: Some(State::Rejected),
             evidence: Evidence::Inferred,
-            ambiguous: false,
-            corrects: None,
             reason: Some(Reason::Rejected),
-            count: 1,
             message: Some(Identity(0xabcd_0000_0000_0000_0000_0000_0000_0001)),
             delivery: Some(2),
             attributes: Attributes {
@@ -57,6 +52,7 @@ impl Names {
                 ..Attributes::default()
             },
             timings: Timings { created: Some(second), ..Timings::default() },
+            ..Transition::new(second.plus(Duration::from_millis(1500)), State::DeadLettered)
         }
     }
 }

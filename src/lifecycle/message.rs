@@ -160,7 +160,7 @@ impl Message {
 }
 
 /// The delivery that an application held when it published a copy of it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Origin {
     /// The original.
     pub message: MessageRef,

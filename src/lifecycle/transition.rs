@@ -216,6 +216,26 @@ pub struct Transition<'a> {
     pub timings: Timings,
 }
 
+impl Transition<'_> {
+    /// One message enters a state, observed, and nothing more is known of it.
+    pub fn new(time: Timestamp, state: State) -> Self {
+        Transition {
+            time,
+            state,
+            previous: None,
+            evidence: Evidence::Observed,
+            ambiguous: false,
+            corrects: None,
+            reason: None,
+            count: 1,
+            message: None,
+            delivery: None,
+            attributes: Attributes::default(),
+            timings: Timings::default(),
+        }
+    }
+}
+
 /// Attributes of a transition or event; what does not apply is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attributes<'a> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use acktrail::agent_socket::{BindError, Client, ClientError, Format, Server};
 use acktrail::filter::Filter;
-use acktrail::lifecycle::transition::{Attributes, Event, Evidence, State, Timings, Transition};
+use acktrail::lifecycle::transition::{Attributes, Event, Evidence, State, Transition};
 use acktrail::names::Name;
 use acktrail::row::Row;
 use acktrail::time::Timestamp;
@@ -26,18 +26,8 @@ fn place() -> Place {
 
 fn transition<'a>(queue: &'a Name, number: u64) -> Transition<'a> {
     Transition {
-        time: Timestamp(number),
-        state: State::Created,
-        previous: None,
-        evidence: Evidence::Observed,
-        ambiguous: false,
-        corrects: None,
-        reason: None,
-        count: 1,
-        message: None,
-        delivery: None,
         attributes: Attributes { queue: Some(queue), ..Attributes::default() },
-        timings: Timings::default(),
+        ..Transition::new(Timestamp(number), State::Created)
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use acktrail::capture::Owner;
 use acktrail::export::metrics::Value as Given;
 use acktrail::export::spans::{Kind, Span, SpanContext};
-use acktrail::lifecycle::transition::{Attributes, Evidence, Settlement, State, Timings, Transition};
+use acktrail::lifecycle::transition::{Attributes, Settlement, State, Transition};
 use acktrail::names::Name;
 use acktrail::protocol::operation::Identity;
 use acktrail::time::Timestamp;
@@ -25,18 +25,8 @@ static CONSUMER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4
 /// A transition of one message with nothing optional but the system.
 pub fn transition(state: State, time: u64) -> Transition<'static> {
     Transition {
-        time: Timestamp(time),
-        state,
-        previous: None,
-        evidence: Evidence::Observed,
-        ambiguous: false,
-        corrects: None,
-        reason: None,
-        count: 1,
-        message: None,
-        delivery: None,
         attributes: Attributes { system: "rabbitmq", ..Attributes::default() },
-        timings: Timings::default(),
+        ..Transition::new(Timestamp(time), state)
     }
 }
 

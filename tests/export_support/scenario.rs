@@ -94,16 +94,7 @@ impl Scenario {
 
     fn published(&self, message: u128, at: u64, trace: Option<&'static TraceContext>) -> Transition<'_> {
         Transition {
-            time: Timestamp(START + at * MS),
-            state: State::Created,
-            previous: None,
-            evidence: Evidence::Observed,
-            ambiguous: false,
-            corrects: None,
-            reason: None,
-            count: 1,
             message: Some(identity(message)),
-            delivery: None,
             attributes: Attributes {
                 system: "rabbitmq",
                 operation: Some("publish"),
@@ -117,6 +108,7 @@ impl Scenario {
                 ..Attributes::default()
             },
             timings: Timings { created: Some(Timestamp(START + at * MS)), ..Timings::default() },
+            ..Transition::new(Timestamp(START + at * MS), State::Created)
         }
     }
 

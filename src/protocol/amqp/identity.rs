@@ -22,6 +22,7 @@ enum Kind {
     MessageId = 1,
     Fingerprint,
     Body,
+    // 4 was a hash that is no longer made.
     Property = 5,
     Header,
     Value,

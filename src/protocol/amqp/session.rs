@@ -7,7 +7,7 @@ use super::header::Header;
 use super::hunt::{Hunter, Terrain};
 use super::method::Method;
 use super::output::Output;
-use super::specification::{Sender, Specification};
+use super::specification::{Argument, Sender, Specification};
 use crate::protocol::operation::{Gap, Operation, Peer};
 use crate::protocol::{MethodCounts, Secrets, Trouble, detect};
 use crate::stream::{Facts, Flow, Position};
@@ -308,7 +308,7 @@ impl State {
             Ok(method) => method,
             Err(_) => return out.trouble(Trouble::Malformed),
         };
-        if specification.has_table && !matches!(method, Method::StartOk { .. }) {
+        if specification.arguments.contains(&Argument::Table) && !matches!(method, Method::StartOk { .. }) {
             match specification.validate(payload.get(4..).unwrap_or_default()) {
                 Ok(()) => {}
                 Err(Flaw::TooDeep) => out.trouble(Trouble::TooDeep),

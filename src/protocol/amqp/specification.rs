@@ -19,8 +19,6 @@ pub struct Specification {
     pub content: bool,
     /// Types of its arguments, in order.
     pub arguments: &'static [Argument],
-    /// One of its arguments is a table.
-    pub has_table: bool,
 }
 
 /// Who may send a method.
@@ -95,13 +93,7 @@ const fn row(
     content: bool,
     arguments: &'static [Argument],
 ) -> Specification {
-    let mut has_table = false;
-    let mut place = 0;
-    while place < arguments.len() {
-        has_table |= matches!(arguments[place], Argument::Table);
-        place += 1;
-    }
-    Specification { class, method, name, sender, content, arguments, has_table }
+    Specification { class, method, name, sender, content, arguments }
 }
 
 use Argument::{Bit, Long, LongLong, LongString, Octet, Short, ShortString, Table as TableArgument};

@@ -140,10 +140,7 @@ def auto_delete_kept(s):
     taker.get(queue)
     taker.client.close()
     noticed(s)
-    consumer = s.client().channel()
-    consumer.consume(queue, consumer.ack)
-    consumer.client.wait(lambda: len(consumer.seen) == 3)
-    consumer.client.wait(seconds=0.02)
+    drain(s, queue, 3)
 
 
 @scenario()
