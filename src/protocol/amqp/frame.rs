@@ -162,9 +162,6 @@ impl Decoder {
                     false => self.state = State::Boundary,
                 },
                 State::Boundary => {
-                    if let Some(item) = self.take_whole(input) {
-                        return Some(item);
-                    }
                     let (kind, channel, size) = self.take_head(input)?;
                     if let Some(item) = self.enter(kind, channel, size, input) {
                         return Some(item);
@@ -313,32 +310,6 @@ impl Decoder {
         self.head.get_mut(self.head_length..end)?.copy_from_slice(taken);
         self.head_length = end;
         (end == self.head.len()).then_some(true)
-    }
-
-    /// The short way, which nearly every frame takes: all of it is here, and nothing is special about it.
-    #[inline(always)]
-    fn take_whole<'i>(&mut self, input: &mut &'i [u8]) -> Option<Item<'i>> {
-        if self.head_length != 0 || !self.buffer.is_empty() {
-            return None;
-        }
-        let (head, rest) = input.split_first_chunk()?;
-        let (kind, channel, size) = parts(*head);
-        let largest = self.frame_max.unwrap_or(LARGEST_COPY).min(LARGEST_COPY);
-        if size == 0 || size > largest || size as usize > self.room || may_be_secret(kind, channel) {
-            return None;
-        }
-        let (payload, rest) = rest.split_at_checked(size as usize)?;
-        let (&END, rest) = rest.split_first()? else { return None };
-        let item = match kind {
-            METHOD => Item::Method { channel, payload },
-            HEADER => Item::Header { channel, payload },
-            BODY => Item::Body { channel, bytes: payload, ends: true },
-            _ => return None,
-        };
-        self.last_body = (kind == BODY).then_some(channel);
-        self.position += HEAD as u64 + u64::from(size) + 1;
-        *input = rest;
-        Some(item)
     }
 
     fn take_head(&mut self, input: &mut &[u8]) -> Option<(u8, u16, u32)> {
