@@ -67,6 +67,8 @@ pub struct Capture {
     pub ring_bytes: u64,
     /// In packets of at least this much payload the inside of message bodies is left out in the kernel. `None`: never.
     pub skip_bodies_from: Option<u64>,
+    /// Whether the reading thread may get a real-time priority while the ring fills up.
+    pub lend_priority: bool,
 }
 
 /// Files written. `-` is standard output.
@@ -211,7 +213,7 @@ impl Default for Watch {
 
 impl Default for Capture {
     fn default() -> Self {
-        Capture { ring_bytes: 8 << 20, skip_bodies_from: Some(4 << 10) }
+        Capture { ring_bytes: 8 << 20, skip_bodies_from: Some(4 << 10), lend_priority: true }
     }
 }
 

@@ -16,3 +16,5 @@ mod harm;
 mod rules;
 #[path = "kernel/skip.rs"]
 mod skip;
+#[path = "kernel/starved.rs"]
+mod starved;

@@ -213,7 +213,8 @@ impl Outputs {
         }
         let capture = all_losses(pipeline, losses, self.losses());
         let lost = capture.lost.iter().filter(|loss| loss.count > 0);
-        let lost = lost.map(|loss| (format!("{} {} {}s", loss.stage, loss.reason, loss.unit), loss.count)).collect();
+        let lost =
+            lost.map(|loss| (format!("{} {} {}", loss.stage, loss.reason, plural(loss.unit)), loss.count)).collect();
         let begin = self.attached_at.or(self.first).unwrap_or(self.last);
         Closing {
             queues,
@@ -302,6 +303,10 @@ fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     Failure(format!("cannot write {}: {error}", path.display()))
+}
+
+fn plural(unit: &str) -> String {
+    unit.strip_suffix('y').map_or_else(|| format!("{unit}s"), |stem| format!("{stem}ies"))
 }
 
 fn count(line: &mut QueueLine, total: &Total) {

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::args::Invocation;
 use super::ready::Ready;
-use super::run::{kernel_release, now, options};
+use super::run::{attach, kernel_release, now};
 use super::signals::Signals;
 use super::{Failure, limits, note};
 use crate::capture::Record;
 use crate::capture::recording::{Header, Writer};
 use crate::config::LogLevel;
-use crate::kernel::{Capture, privileges};
 use crate::lifecycle::transition::{Event, Observer, Transition};
 use crate::pipeline::Pipeline;
 
@@ -48,9 +47,7 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         host: config.record.host_name.then(host_name).flatten(),
     };
     let mut writer = Writer::new(file, &header).map_err(cannot)?;
-    let mut capture =
-        Capture::attach(&options(config)).map_err(|error| Failure(format!("{error}\n{}", error.advice())))?;
-    privileges::drop_all()?;
+    let mut capture = attach(config)?;
     ready.announce()?;
     let mut pipeline = Pipeline::new(limits(config));
     pipeline.keep_secrets();

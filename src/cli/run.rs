@@ -70,17 +70,7 @@ impl Agent {
     /// # Errors
     /// If the capture cannot work here; the message says what to do.
     pub fn attach(config: &Config) -> Result<Agent, Failure> {
-        let capture = Capture::attach(&options(config))
-            .map_err(|error| Failure(format!("{error}\n{}\n`acktrail doctor` says more.", error.advice())))?;
-        for feature in capture.features() {
-            if let Some(error) = &feature.missing {
-                note(LogLevel::Warn, &format!("{error}: {}", feature.feature.consequence()));
-            }
-        }
-        let left = privileges::drop_all()?;
-        if !left.none() {
-            note(LogLevel::Warn, &"some privileges could not be dropped");
-        }
+        let capture = attach(config)?;
         let pipeline = Pipeline::new(limits(config));
         Ok(Agent { capture, pipeline, next_beat: Instant::now() })
     }
@@ -164,6 +154,28 @@ impl Agent {
         self.capture.set_sampling(new.watch.sample_connections)?;
         Ok(())
     }
+}
+
+/// Attaches the capture, then drops every privilege. Nothing after this may need one.
+///
+/// # Errors
+/// If the capture cannot work here; the message says what to do.
+pub fn attach(config: &Config) -> Result<Capture, Failure> {
+    let mut capture = Capture::attach(&options(config))
+        .map_err(|error| Failure(format!("{error}\n{}\n`acktrail doctor` says more.", error.advice())))?;
+    for feature in capture.features() {
+        if let Some(error) = &feature.missing {
+            note(LogLevel::Warn, &format!("{error}: {}", feature.feature.consequence()));
+        }
+    }
+    if config.capture.lend_priority
+        && let Err(error) = capture.start_guard()
+    {
+        let consequence = "on a saturated host records may be lost, counted; LimitRTPRIO=1 in the service allows it";
+        note(LogLevel::Warn, &format!("no real-time priority while the ring fills up: {error}: {consequence}"));
+    }
+    privileges::drop_all()?;
+    Ok(capture)
 }
 
 /// The configuration in the kernel stage's terms.

@@ -125,6 +125,16 @@ pub const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "capture.lend_priority",
+        option: None,
+        allowed: "true or false",
+        help: "While the ring is filling up and others leave the agent no processor time, let its reading thread have a \
+               real-time priority, for at most half of the time. Otherwise a saturated host loses records, counted.",
+        reload: false,
+        get: |config| Some(config.capture.lend_priority.to_string()),
+        set: |config, value| put(&mut config.capture.lend_priority, value.flag()),
+    },
+    Key {
         name: "output.jsonl",
         option: Some("--jsonl"),
         allowed: "a path, or \"-\" for standard output",

@@ -110,6 +110,12 @@ impl Control {
         self.set(offset_of!(Layout, reader_state), reader as u32);
     }
 
+    /// What the reader said last; the programs set it to awake when they wake it.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        let state = self.page.u32(offset_of!(Layout, reader_state)).load(Ordering::SeqCst);
+        [Reader::Awake, Reader::Napping, Reader::Asleep].into_iter().find(|reader| *reader as u32 == state)
+    }
+
     fn set(&self, offset: usize, value: u32) {
         self.page.u32(offset).store(value, Ordering::SeqCst);
     }

@@ -9,6 +9,7 @@ pub mod cgroup;
 mod clock;
 mod control;
 mod error;
+mod guard;
 mod mapping;
 pub mod privileges;
 pub mod probe;
@@ -28,6 +29,7 @@ use crate::capture::{Cookie, Counters, Record};
 use brokers::Brokers;
 use clock::Clock;
 use control::{Control, Reader};
+use guard::Guard;
 use mapping::Mapping;
 use programs::{Loaded, Maps, Storage};
 use ring::Ring;
@@ -103,6 +105,7 @@ pub struct Polled {
 pub struct Capture {
     /// Dropped first: the programs stop before their ring goes.
     _links: Vec<Link>,
+    guard: Option<Guard>,
     ring: Ring,
     control: Control,
     counters: Mapping,
@@ -204,6 +207,20 @@ impl Capture {
         self.malformed
     }
 
+    /// Lends the calling thread, which must be the one that calls [`Capture::poll`], a real-time priority whenever the ring
+    /// fills up because the scheduler does not let it run. To be called before [`privileges::drop_all`]: it needs
+    /// CAP_SYS_NICE, or RLIMIT_RTPRIO of 1. The thread that it starts has no privileges any more when this returns.
+    pub fn start_guard(&mut self) -> io::Result<()> {
+        let ring_bytes = u64::from(self.maps.ring.max_entries());
+        self.guard = Some(Guard::start(self.maps.ring.as_fd(), ring_bytes, self.maps.control.as_fd())?);
+        Ok(())
+    }
+
+    /// How often the guard has lent its priority.
+    pub fn priority_lent(&self) -> u64 {
+        self.guard.as_ref().map_or(0, Guard::lent)
+    }
+
     /// Every feature, and why it is off if it is.
     pub fn features(&self) -> &[FeatureState] {
         &self.features
@@ -291,6 +308,7 @@ impl Capture {
         let counters = Mapping::new(maps.counters.as_fd(), 0, bytes, false).map_err(io("mapping the counters"))?;
         Ok(Capture {
             _links: Vec::new(),
+            guard: None,
             ring,
             control,
             counters,
@@ -337,6 +355,9 @@ impl Capture {
 
     /// Waits for records; false if a signal came instead.
     fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
+        if let Some(guard) = &self.guard {
+            guard.give_back();
+        }
         let idle = self.reader.idle >= NAPS_BEFORE_SLEEP;
         let (reader, longest, enough) = if idle {
             (Reader::Asleep, timeout, 1)

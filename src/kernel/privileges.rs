@@ -35,8 +35,15 @@ impl fmt::Display for Privileges {
 }
 
 /// Drops every capability of the calling thread and sets `no_new_privs`. Threads that it starts later inherit that; so
-/// call it before there are others. Fails if the process had other threads that keep theirs.
+/// call it before there are others. Fails if the process has other threads that keep theirs.
 pub fn drop_all() -> io::Result<Privileges> {
+    drop_own()?;
+    let left = of_this_process()?;
+    if left.none() { Ok(left) } else { Err(io::Error::other(format!("another thread keeps privileges: {left}"))) }
+}
+
+/// The same for a thread that is started before the others drop theirs, without a look at them.
+pub(super) fn drop_own() -> io::Result<()> {
     // The bounding set can only be emptied with CAP_SETPCAP, which a service with three capabilities does not have.
     // Without it, no_new_privs alone keeps executed files from giving anything.
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP).map_err(io::Error::other)? {
@@ -53,8 +60,7 @@ pub fn drop_all() -> io::Result<Privileges> {
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &nothing).map_err(io::Error::other)?;
     }
-    let left = of_this_process()?;
-    if left.none() { Ok(left) } else { Err(io::Error::other(format!("another thread keeps privileges: {left}"))) }
+    Ok(())
 }
 
 /// What this process still can do, looking at each of its threads.

@@ -40,7 +40,7 @@ pub struct Finding {
 
 /// Looks at everything that capturing with these options depends on. Attaches each program for a moment; nothing is left.
 pub fn probe(options: &Options) -> Vec<Finding> {
-    let mut findings = vec![kernel(), btf(), lockdown(), capabilities(), late_rules(), memlock()];
+    let mut findings = vec![kernel(), btf(), lockdown(), capabilities(), late_rules(), memlock(), priority()];
     let (root, finding) = cgroup_v2(options);
     findings.push(finding);
     let rules = Rules::of(options);
@@ -159,6 +159,23 @@ fn memlock() -> Finding {
         _ => io::Error::last_os_error().to_string(),
     };
     finding_of("locked memory", Standing::Info, detail, None)
+}
+
+/// Whether the reading thread can be lent a priority: tried on a thread of its own.
+fn priority() -> Finding {
+    const NAME: &str = "reader's priority";
+    let tried = std::thread::spawn(super::guard::become_realtime).join();
+    match tried.unwrap_or_else(|_| Err(io::Error::other("a panic"))) {
+        Ok(()) => {
+            let detail = "real-time while the ring fills up, for at most half of the time";
+            finding_of(NAME, Standing::Ok, detail.to_owned(), None)
+        }
+        Err(error) => {
+            let advice =
+                "a saturated host may lose records, counted: run as root, or with LimitRTPRIO=1 in the service";
+            finding_of(NAME, Standing::Degraded, format!("no real-time priority: {error}"), Some(advice))
+        }
+    }
 }
 
 fn cgroup_v2(options: &Options) -> (Option<File>, Finding) {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
+use super::guard::epoll;
 use super::mapping::{Mapping, page_size};
 
 /// The length word of a record: this bit while it is being written,
@@ -49,7 +50,9 @@ impl Ring {
         let consumer = Mapping::new(fd, 0, page, true)?;
         let producer = Mapping::new(fd, page, page + size, false)?;
         let position = consumer.u64(0).load(Ordering::Acquire);
-        Ok(Ring { consumer, producer, size, position, wrapped: Vec::new(), epoll: edge_triggered(fd)? })
+        // It reports wake-ups, not the presence of data: otherwise a reader could not nap while records trickle in.
+        let epoll = epoll(&[(fd, libc::EPOLLIN | libc::EPOLLET)])?;
+        Ok(Ring { consumer, producer, size, position, wrapped: Vec::new(), epoll })
     }
 
     /// How many bytes wait, unfinished records included.
@@ -139,22 +142,4 @@ impl AsFd for Ring {
 /// Orders what the reader said about its sleep before its last look at the ring, as [`Ring::waiting`] takes it.
 pub(super) fn before_last_look() {
     fence(Ordering::SeqCst);
-}
-
-/// An epoll that reports wake-ups, not the presence of data: otherwise a reader could not nap while records trickle in.
-fn edge_triggered(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    use std::os::fd::FromRawFd;
-    // SAFETY: epoll_create1 returns a new descriptor or -1.
-    let raw = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    if raw < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new and nobody else's.
-    let epoll = unsafe { OwnedFd::from_raw_fd(raw) };
-    let mut event = libc::epoll_event { events: (libc::EPOLLIN | libc::EPOLLET) as u32, u64: 0 };
-    // SAFETY: both descriptors are open, `event` is read during the call only.
-    if unsafe { libc::epoll_ctl(raw, libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(epoll)
 }

@@ -138,6 +138,7 @@ fn everything_works_without_privileges() {
 
 fn without_privileges() {
     let mut tap = Tap::new(&only(21042));
+    tap.capture.start_guard().unwrap();
     assert!(!privileges::of_this_process().unwrap().none(), "there must be something to drop");
     processes::say(&privileges::drop_all().unwrap().to_string());
     assert!(privileges::of_this_process().unwrap().none());

@@ -7,10 +7,13 @@ How many messages it sends is given, so PerfTest, the broker's counters and the 
 
 import argparse
 import collections
+import contextlib
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import time
 
 from .agent import Agent
@@ -19,6 +22,7 @@ from .check import losses
 from .places import WORK, alone, spawn, stop
 from .tally import Tally
 
+STARVED = "starved-large-two-by-two"
 # Name → messages, producers and consumers, what else PerfTest is told, whether publishes are confirmed and deliveries
 # acknowledged.
 MODES = {
@@ -28,6 +32,8 @@ MODES = {
     # Thousands are acknowledged before the broker confirms them.
     "confirms-far-behind": (30_000, 1, ["-c", "20000", "-q", "500", "-A", "50"], True, True),
     "large-two-by-two": (20_000, 2, ["-c", "200", "-q", "50", "-s", "20000"], True, True),
+    # The same while others want twice as many processors as there are.
+    STARVED: (20_000, 2, ["-c", "200", "-q", "50", "-s", "20000"], True, True),
 }
 # Beyond this no run takes; PerfTest itself waits for ever for a message that does not come.
 PATIENCE = 120
@@ -55,11 +61,24 @@ def counted(broker, queue, messages, pairs, words):
     return int(rate[-1]) if rate else 0
 
 
+@contextlib.contextmanager
+def starvation():
+    """Processes that never rest, two for each processor."""
+    busy = [spawn([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def run(broker, directory, mode, tally):
     """One mode, with an agent of its own."""
     messages, pairs, words, confirmed, settled = MODES[mode]
     before = broker.counters()
-    with Agent(directory, broker.port, name=mode, writes_lines=False) as agent:
+    with starvation() if mode == STARVED else contextlib.nullcontext(), \
+            Agent(directory, broker.port, name=mode, writes_lines=False) as agent:
         began = time.monotonic()
         rate = counted(broker, f"perftest.{mode}", messages, pairs, words)
         took = time.monotonic() - began
