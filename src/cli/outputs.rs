@@ -18,13 +18,29 @@ use crate::config::Config;
 use crate::export::json;
 use crate::export::lines::JsonLines;
 use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
+use crate::export::write_behind::Output;
+#[cfg(feature = "kernel")]
+use crate::export::write_behind::WriteBehind;
 use crate::lifecycle::transition::{Event, Observer, State, Transition};
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
+/// Who waits for whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    #[cfg(feature = "kernel")]
+    /// The kernel waits for nobody: what an output does not take in time is lost, and counted.
+    Live,
+    /// A file waits until everything is written.
+    Replay,
+}
+
+/// How long the end waits for an output that does not take what is left.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The outputs of a run or a replay.
 pub struct Outputs {
-    lines: Option<JsonLines<Box<dyn Write>>>,
+    lines: Option<JsonLines<Box<dyn Output>>>,
     summary: Option<File>,
     interval: Duration,
     next_summary: Option<Timestamp>,
@@ -46,8 +62,8 @@ impl Outputs {
     ///
     /// # Errors
     /// If a file cannot be created.
-    pub fn open(config: &Config) -> Result<Outputs, Failure> {
-        let lines = config.output.jsonl.as_deref().map(open).transpose()?;
+    pub fn open(config: &Config, pace: Pace) -> Result<Outputs, Failure> {
+        let lines = config.output.jsonl.as_deref().map(|path| open(path, pace)).transpose()?;
         let summary = match config.output.summary.as_deref() {
             Some(path) if path == Path::new("-") => None,
             Some(path) => Some(File::create(path).map_err(|error| cannot_write(path, &error))?),
@@ -166,14 +182,17 @@ impl Outputs {
 
     /// The last summary, everywhere where one was asked for.
     pub fn finish(&mut self, pipeline: &Pipeline, now: Option<Timestamp>, losses: &[Loss]) {
-        let line = self.summary_line(pipeline, now.unwrap_or(self.last), losses);
+        let time = now.unwrap_or(self.last);
+        let line = self.summary_line(pipeline, time, losses);
         if let Some(lines) = &mut self.lines {
             lines.line(&line);
-            lines.flush();
+            lines.finish(PATIENCE);
             if let Some(failure) = lines.take_failure() {
                 say(&format!("writing JSON lines: {failure}"));
             }
         }
+        // Again: only now it is known which lines could not be written.
+        let line = self.summary_line(pipeline, time, losses);
         if let Some(file) = &mut self.summary
             && let Err(error) = file.write_all(&line).and_then(|()| file.flush())
         {
@@ -181,7 +200,7 @@ impl Outputs {
         }
         #[cfg(feature = "otlp")]
         if let Some(telemetry) = self.telemetry.take() {
-            telemetry.finish(now.unwrap_or(self.last), &all_losses(pipeline, losses, self.losses()));
+            telemetry.finish(time, &all_losses(pipeline, losses, self.losses()));
         }
     }
 
@@ -293,12 +312,20 @@ impl Observer for Outputs {
     }
 }
 
-fn open(path: &Path) -> Result<Box<dyn Write>, Failure> {
+fn open(path: &Path, pace: Pace) -> Result<Box<dyn Output>, Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdout()));
+        return Ok(paced(io::stdout(), pace));
     }
     let file = File::create(path).map_err(|error| cannot_write(path, &error))?;
-    Ok(Box::new(file))
+    Ok(paced(file, pace))
+}
+
+fn paced(output: impl Output + Send + 'static, pace: Pace) -> Box<dyn Output> {
+    match pace {
+        #[cfg(feature = "kernel")]
+        Pace::Live => Box::new(WriteBehind::new(output)),
+        Pace::Replay => Box::new(output),
+    }
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {

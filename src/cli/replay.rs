@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::args::Invocation;
-use super::outputs::Outputs;
+use super::outputs::{Outputs, Pace};
 use super::view::View;
 use super::{Failure, limits, say, terminal};
 use crate::capture::source::Source;
@@ -22,7 +22,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let config = &invocation.config;
     let name = path.display();
     let mut source = Source::open(path, &config.watch.ports).map_err(|error| Failure(format!("{name}: {error}")))?;
-    let mut outputs = Outputs::open(config)?;
+    let mut outputs = Outputs::open(config, Pace::Replay)?;
     let quiet = Outputs::owns_stdout(config) || config.replay.method_counts;
     if let Some(filter) = config.replay.trace.clone().filter(|_| !quiet) {
         outputs.show(View::stdout(&filter, false, config)?);

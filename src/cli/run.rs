@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::args::Invocation;
-use super::outputs::Outputs;
+use super::outputs::{Outputs, Pace};
 use super::ready::Ready;
 use super::signals::Signals;
 use super::{Failure, limits, note, say, terminal};
@@ -29,7 +29,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode, Failure> {
     let config = &invocation.config;
     let mut ready = Ready::prepare(&config.agent)?;
     let signals = Signals::install()?;
-    let mut outputs = Outputs::open(config)?;
+    let mut outputs = Outputs::open(config, Pace::Live)?;
     let mut agent = Agent::attach(config)?;
     outputs.attached(kernel_release(), now());
     outputs.serve(config, now())?;

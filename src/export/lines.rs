@@ -1,14 +1,15 @@
 //! The sink for JSON lines: a file, standard output, or anything else that bytes can be written to.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use super::json;
+use super::write_behind::Output;
 use crate::lifecycle::transition::{Event, Observer, Transition};
 
 /// Buffers lines and writes them in large pieces. It never panics and never gives up the agent for a full disk or a
-/// reader that went away: what cannot be written is counted. Dropping it writes what waits.
-pub struct JsonLines<W: Write> {
+/// reader that went away: what cannot be written is counted. Dropping it writes what waits and is accepted.
+pub struct JsonLines<W: Output> {
     out: W,
     buffer: Vec<u8>,
     lines: u64,
@@ -22,13 +23,15 @@ pub struct JsonLines<W: Write> {
     last_flush: Instant,
 }
 
-impl<W: Write> JsonLines<W> {
+impl<W: Output> JsonLines<W> {
     /// Lines wait for at most this long, if [`JsonLines::poll`] is called often enough.
     pub const INTERVAL: Duration = Duration::from_millis(100);
     /// Buffered bytes that make it write at once.
     pub const FULL: usize = 64 << 10;
     /// Buffered bytes beyond which lines are lost, while the output refuses them.
     pub const MOST: usize = 4 << 20;
+    /// How often it tries again at the end what its output refuses.
+    const AGAIN: Duration = Duration::from_millis(10);
 
     /// Writes to `out`, which needs no buffer of its own.
     pub fn new(out: W) -> JsonLines<W> {
@@ -83,11 +86,27 @@ impl<W: Write> JsonLines<W> {
             self.refused(&error);
         }
         if self.closed {
-            let lost = memchr::memchr_iter(b'\n', &self.buffer).count() as u64;
-            self.lines -= lost.min(self.lines);
-            self.lost_lines += lost;
-            self.buffer.clear();
+            self.give_up(Duration::ZERO);
         }
+    }
+
+    /// Writes everything that waits, for `patience` at most. What is not written then is counted as lost.
+    pub fn finish(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        self.flush();
+        while !self.buffer.is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Self::AGAIN);
+            self.flush();
+        }
+        self.give_up(deadline.saturating_duration_since(Instant::now()));
+    }
+
+    fn give_up(&mut self, patience: Duration) {
+        let lost = memchr::memchr_iter(b'\n', &self.buffer).count() as u64 + self.out.settle(patience);
+        self.lines -= lost.min(self.lines);
+        self.lost_lines += lost;
+        self.buffer.clear();
+        self.closed = true;
     }
 
     /// Lines written or still waiting, and lines lost because the output refused them. Together: all that were added.
@@ -126,7 +145,7 @@ impl<W: Write> JsonLines<W> {
     }
 }
 
-impl<W: Write> Observer for JsonLines<W> {
+impl<W: Output> Observer for JsonLines<W> {
     fn transition(&mut self, transition: &Transition<'_>) {
         self.add(|buffer| json::transition_line(transition, buffer));
     }
@@ -136,7 +155,7 @@ impl<W: Write> Observer for JsonLines<W> {
     }
 }
 
-impl<W: Write> Drop for JsonLines<W> {
+impl<W: Output> Drop for JsonLines<W> {
     fn drop(&mut self) {
         self.flush();
     }
@@ -145,15 +164,16 @@ impl<W: Write> Drop for JsonLines<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     /// An output that takes a few bytes at a time, fails when told, and may recover.
     #[derive(Default)]
-    struct Output {
+    struct Tried {
         taken: Vec<u8>,
         fail: Option<ErrorKind>,
     }
 
-    impl Write for &mut Output {
+    impl Write for &mut Tried {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             if let Some(kind) = self.fail {
                 if self.taken.len() % 7 == 3 {
@@ -173,9 +193,11 @@ mod tests {
         }
     }
 
+    impl Output for &mut Tried {}
+
     #[test]
     fn a_full_disk_tears_no_line_and_loses_counted_ones() {
-        let mut output = Output { fail: Some(ErrorKind::StorageFull), ..Output::default() };
+        let mut output = Tried { fail: Some(ErrorKind::StorageFull), ..Tried::default() };
         let mut lines = JsonLines::new(&mut output);
         for _ in 0..1_000_000 {
             lines.line(b"{\"kind\":\"summary\"}\n");
@@ -195,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_counted_not_fatal() {
-        let mut output = Output { fail: Some(ErrorKind::BrokenPipe), ..Output::default() };
+        let mut output = Tried { fail: Some(ErrorKind::BrokenPipe), ..Tried::default() };
         let mut lines = JsonLines::new(&mut output);
         for _ in 0..10_000 {
             lines.line(b"0123456789\n");
@@ -208,13 +230,13 @@ mod tests {
 
     #[test]
     fn lines_do_not_wait_longer_than_the_interval() {
-        let mut output = Output::default();
+        let mut output = Tried::default();
         let mut lines = JsonLines::new(&mut output);
         let start = lines.last_flush;
         lines.line(b"a\n");
-        lines.poll(start + JsonLines::<&mut Output>::INTERVAL / 2);
+        lines.poll(start + JsonLines::<&mut Tried>::INTERVAL / 2);
         assert!(lines.out.taken.is_empty());
-        lines.poll(start + JsonLines::<&mut Output>::INTERVAL);
+        lines.poll(start + JsonLines::<&mut Tried>::INTERVAL);
         assert_eq!(lines.out.taken, b"a\n");
     }
 }

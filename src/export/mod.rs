@@ -16,3 +16,4 @@ pub mod resource;
 pub mod routes;
 pub mod spans;
 pub mod summary;
+pub mod write_behind;

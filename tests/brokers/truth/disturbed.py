@@ -1,16 +1,19 @@
 """acktrail disturbed: attached late, killed, stopped with a tiny ring. What it says must be right all the same.
 
-    python -m truth.disturbed [--broker 3.10|4] [--only late|killed|stalled]
+    python -m truth.disturbed [--broker 3.10|4] [--only late|killed|stalled|unread]
 """
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
 import random
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 from .agent import Agent
@@ -213,6 +216,69 @@ def stalled(broker, directory, tally):
     tally.check(together == told["bytes"], f"copied, skipped and lost are {together} bytes, seen were {told['bytes']}")
 
 
+def unread(broker, directory, tally):
+    """JSON lines that nobody takes, with a tiny ring: they wait, and nothing is lost; or they are counted at the end."""
+    agent = Agent(directory, broker.port, "--ring-size", RING, name="unread")
+    with pipe(agent.lines) as reader:
+        agent.start()
+        process, log = load(broker, directory, "unread", 2)
+        finish(process)
+        time.sleep(0.3)
+        stopping = threading.Thread(target=agent.stop)
+        stopping.start()
+        lines = directory / "unread.read.jsonl"
+        lines.write_bytes(drain(reader, stopping.is_alive))
+        stopping.join()
+    judge("lines read at the end", log, lines, [Window(0)], tally)
+    tally.check(not losses(agent.summary), f"lines read at the end: lost {losses(agent.summary)}")
+
+    agent = Agent(directory, broker.port, name="never-read")
+    with pipe(agent.lines) as reader:
+        agent.start()
+        process, _ = load(broker, directory, "never-read", 8)
+        finish(process)
+        time.sleep(0.3)
+        agent.stop()
+        text = drain(reader, lambda: False)
+    lost = losses(agent.summary)
+    told = sum(total["count"] for total in agent.summary["totals"])
+    read_lines, unwritten = text.count(b"\n"), lost.pop("export.lines_unwritten", 0)
+    print(f"{'lines never read':24} {told:6} transitions: {read_lines} lines fit into the pipe, {unwritten} counted as unwritten",
+          flush=True)
+    tally.check(not lost, f"lines never read: lost {lost}")
+    # Besides transitions there are a few events and the summary.
+    tally.check(told <= read_lines + unwritten <= told + told // 20, f"lines never read: {told} transitions, {read_lines} lines in "
+                f"the pipe, {unwritten} counted as unwritten")
+
+
+@contextlib.contextmanager
+def pipe(path):
+    """A named pipe instead of a file, opened for reading: its file descriptor."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield reader
+    finally:
+        os.close(reader)
+
+
+def drain(reader, goes_on):
+    """What is in a pipe, and what comes while `goes_on` says so."""
+    text = b""
+    while True:
+        going = goes_on()
+        try:
+            piece = os.read(reader, 1 << 20)
+        except BlockingIOError:
+            piece = b""
+        text += piece
+        if not piece:
+            if not going:
+                return text
+            time.sleep(0.01)
+
+
 def loss_times(lines):
     """From the summaries in between: when nothing was lost yet, and when nothing more was lost."""
     before, after, known = 0, 0, 0
@@ -261,7 +327,7 @@ def gone(programs, patience=5):
         time.sleep(0.1)
 
 
-PARTS = {"late": late, "killed": killed, "stalled": stalled}
+PARTS = {"late": late, "killed": killed, "stalled": stalled, "unread": unread}
 
 
 def main():
