@@ -12,30 +12,34 @@ use crate::support::{self, Pair, only, pattern, transfer};
 const PIECE: usize = 64 << 10;
 const PIECES: usize = 1_000;
 
-/// Reads the ring as a thread that runs only when nobody else wants to, while twice as many as there are processors want to.
-/// How many records were lost, and how often the guard lent its priority.
+/// Reads the ring as a thread that runs only when nobody else wants to, on a processor that others want all the time. How many
+/// records were lost, and how often the guard lent its priority.
 fn starve(port: u16, guarded: bool) -> (u64, u64) {
     let address: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
     let mut capture = Capture::attach(&Options { ring_bytes: 8 << 20, ..only(port) }).unwrap();
     let mut pair = Pair::with(&support::listen(address), address);
     let done = AtomicBool::new(false);
     let busy = || {
+        on_the_first_processor();
+        // SAFETY: takes numbers only; 0 is this thread.
+        assert_eq!(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) }, 0);
         while !done.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
     };
     thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            idle_only();
             if guarded {
                 capture.start_guard().unwrap();
             }
+            on_the_first_processor();
+            idle_only();
             while !done.load(Ordering::Relaxed) {
                 capture.poll(Duration::from_millis(100), &mut |_| {}).unwrap();
             }
             (capture.counters().ring_full_records, capture.priority_lent())
         });
-        for _ in 0..2 * thread::available_parallelism().unwrap().get() {
+        for _ in 0..4 {
             scope.spawn(busy);
         }
         let piece = pattern(7, PIECE);
@@ -49,7 +53,16 @@ fn starve(port: u16, guarded: bool) -> (u64, u64) {
     })
 }
 
-/// Not even a share of the processors: SCHED_IDLE (sched(7)).
+fn on_the_first_processor() {
+    // SAFETY: a set of bits, all of them valid as zero.
+    let mut processors: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sets one bit of a set that is large enough for it.
+    unsafe { libc::CPU_SET(0, &mut processors) };
+    // SAFETY: the set is read during the call.
+    assert_eq!(unsafe { libc::sched_setaffinity(0, size_of_val(&processors), &raw const processors) }, 0);
+}
+
+/// Not even a share of the processor: SCHED_IDLE (sched(7)).
 fn idle_only() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: one sched_param is read during the call.
