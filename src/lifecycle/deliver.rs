@@ -243,20 +243,23 @@ impl Lifecycles {
         let Some(chain) = entry.chains.get_mut(place).filter(|chain| chain.is_in_flight()) else { return };
         let previous = chain.state;
         let holder = chain.holder.clone();
-        let timed_out =
-            holder.as_ref().and_then(|holder| self.connections.get(&holder.connection)).is_some_and(|other| {
-                other.party.connection != channel.connection && other.channels.values().any(|c| c.cancelled_by_broker)
-            });
+        let other = holder.as_ref().and_then(|holder| self.connections.get(&holder.connection));
+        let timed_out = other.is_some_and(|other| {
+            other.party.connection != channel.connection && other.channels.values().any(|c| c.cancelled_by_broker)
+        });
+        // A hole may have taken what gave the delivery back: a settlement, a recover, the end of its channel.
+        let unseen = other.is_some_and(|other| {
+            other.gapped.is_some_and(|gapped| chain.dispatched.get().is_none_or(|at| at <= gapped))
+        });
         let same = holder.as_ref().is_some_and(|holder| holder.connection == channel.connection);
-        let reason = match (timed_out, same) {
-            (true, _) => Reason::AckTimeout,
-            // That connection lives: a hole took the settlement that gave the delivery back.
-            (false, true) => Reason::Requeued,
-            (false, false) => Reason::ConnectionLost,
+        let reason = match (timed_out, same || unseen) {
+            (true, _) => Some(Reason::AckTimeout),
+            (false, true) => None,
+            (false, false) => Some(Reason::ConnectionLost),
         };
         chain.state = State::Failed;
         chain.evidence = Evidence::Inferred;
-        chain.reason = Some(reason);
+        chain.reason = reason;
         chain.first_failed.get_or_insert(time);
         let Some(chain) = entry.chains.get(place) else { return };
         let mut line = emit::of_chain(entry, chain, holder.as_deref(), time);

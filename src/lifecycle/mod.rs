@@ -133,6 +133,8 @@ struct Connection {
     exclusive: Vec<Name>,
     /// It was said to end.
     ending: bool,
+    /// When frames of it were last lost.
+    gapped: Option<Timestamp>,
 }
 
 struct Unread {
@@ -376,6 +378,7 @@ impl Lifecycles {
             unread: VecDeque::new(),
             exclusive: Vec::new(),
             ending: false,
+            gapped: None,
         })
     }
 

@@ -332,6 +332,7 @@ impl Lifecycles {
     /// A hole took frames: what was outstanding may have been settled in it.
     pub(super) fn gap(&mut self, time: Timestamp, connection: ConnectionId, gap: Gap, observer: &mut dyn Observer) {
         let known = self.connection(connection);
+        known.gapped = known.gapped.max(Some(time));
         let touched = known.channels.iter_mut().filter(|((number, incarnation), _)| {
             gap.channel.is_none_or(|channel| channel.number == *number && channel.incarnation == *incarnation)
         });
