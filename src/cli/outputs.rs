@@ -18,9 +18,9 @@ use crate::config::Config;
 use crate::export::json;
 use crate::export::lines::JsonLines;
 use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
-use crate::export::write_behind::Output;
 #[cfg(feature = "kernel")]
 use crate::export::write_behind::WriteBehind;
+use crate::export::write_behind::{Output, PATIENCE};
 use crate::lifecycle::transition::{Event, Observer, State, Transition};
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
@@ -28,15 +28,12 @@ use crate::time::Timestamp;
 /// Who waits for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    #[cfg(feature = "kernel")]
     /// The kernel waits for nobody: what an output does not take in time is lost, and counted.
+    #[cfg(feature = "kernel")]
     Live,
     /// A file waits until everything is written.
     Replay,
 }
-
-/// How long the end waits for an output that does not take what is left.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The outputs of a run or a replay.
 pub struct Outputs {
@@ -69,10 +66,16 @@ impl Outputs {
             Some(path) => Some(File::create(path).map_err(|error| cannot_write(path, &error))?),
             None => None,
         };
-        Ok(Outputs {
-            lines: lines.map(JsonLines::new),
-            summary,
-            interval: config.output.summary_interval,
+        let interval = config.output.summary_interval;
+        Ok(Outputs { lines: lines.map(JsonLines::new), summary, interval, ..Outputs::without_files() })
+    }
+
+    /// No file is written: those of the configuration are the agent's, which may have left them a moment ago.
+    pub fn without_files() -> Outputs {
+        Outputs {
+            lines: None,
+            summary: None,
+            interval: Duration::ZERO,
             next_summary: None,
             totals: Totals::new(),
             latencies: Latencies::default(),
@@ -85,7 +88,7 @@ impl Outputs {
             first: None,
             last: Timestamp::default(),
             attached_at: None,
-        })
+        }
     }
 
     /// Whether standard output belongs to JSON lines, so that nothing for people may go there.

@@ -45,6 +45,10 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode, Failure> {
     }
     ready.stopping()?;
     agent.drain(&mut outputs)?;
+    if agent.capture.priority_lent() > 0 {
+        let times = agent.capture.priority_lent();
+        note(LogLevel::Info, &format!("others left no processor time {times} times: a real-time priority was lent"));
+    }
     let losses = agent.losses();
     outputs.finish(&agent.pipeline, Some(now()), &losses);
     if !Outputs::owns_stdout(config) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::Invocation;
-use super::outputs::{Outputs, Pace};
+use super::outputs::Outputs;
 use super::ready::Ready;
 use super::run::Agent;
 use super::signals::Signals;
@@ -72,7 +72,7 @@ fn from_agent(invocation: &Invocation, mut client: Client, signals: &Signals) ->
 fn from_capture(invocation: &Invocation, signals: &Signals) -> Result<ExitCode, Failure> {
     let config = &invocation.config;
     let mut ready = Ready::prepare(&config.agent)?;
-    let mut outputs = Outputs::open(config, Pace::Live)?;
+    let mut outputs = Outputs::without_files();
     let view = View::stdout(&config.trace.filter, config.trace.json, config)?;
     let mut agent = Agent::attach(config)?;
     outputs.show(view);

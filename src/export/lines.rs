@@ -4,11 +4,11 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use super::json;
-use super::write_behind::Output;
+use super::write_behind::{self, Output, PATIENCE};
 use crate::lifecycle::transition::{Event, Observer, Transition};
 
 /// Buffers lines and writes them in large pieces. It never panics and never gives up the agent for a full disk or a
-/// reader that went away: what cannot be written is counted. Dropping it writes what waits and is accepted.
+/// reader that went away: what cannot be written is counted. Dropping it writes what waits.
 pub struct JsonLines<W: Output> {
     out: W,
     buffer: Vec<u8>,
@@ -102,7 +102,7 @@ impl<W: Output> JsonLines<W> {
     }
 
     fn give_up(&mut self, patience: Duration) {
-        let lost = memchr::memchr_iter(b'\n', &self.buffer).count() as u64 + self.out.settle(patience);
+        let lost = write_behind::lines(&self.buffer) + self.out.settle(patience);
         self.lines -= lost.min(self.lines);
         self.lost_lines += lost;
         self.buffer.clear();
@@ -157,7 +157,7 @@ impl<W: Output> Observer for JsonLines<W> {
 
 impl<W: Output> Drop for JsonLines<W> {
     fn drop(&mut self) {
-        self.flush();
+        self.finish(PATIENCE);
     }
 }
 

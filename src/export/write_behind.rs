@@ -5,6 +5,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long it waits before it tries again what was refused.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long the end waits for an output that does not take what is left.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Where bytes go. What accepts them may still have to write them.
 pub trait Output: Write {
     /// Waits, for `patience` at most, until everything that was accepted is written. How many lines of it are not, and will
@@ -61,8 +66,6 @@ impl State {
 impl<W: Write + Send + 'static> WriteBehind<W> {
     /// Bytes accepted and not written yet, at most.
     pub const MOST: usize = 4 << 20;
-    /// How long it waits before it tries again what was refused.
-    const AGAIN: Duration = Duration::from_millis(50);
 
     /// Starts no thread before the first bytes come.
     pub fn new(out: W) -> WriteBehind<W> {
@@ -108,32 +111,36 @@ impl<W: Write + Send + 'static> Write for WriteBehind<W> {
 
 impl<W: Write + Send + 'static> Output for WriteBehind<W> {
     fn settle(&mut self, patience: Duration) -> u64 {
-        let deadline = Instant::now() + patience;
-        let mut state = self.shared.lock();
-        while !state.ended && state.unwritten() > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = self.shared.wait(state, left);
-        }
-        let unwritten = state.in_hand.1 + lines(&state.waiting);
-        state.waiting = Vec::new();
-        state.in_hand = (0, 0);
-        state.abandoned = true;
-        self.shared.changed.notify_all();
-        unwritten
+        self.shared.settle(patience)
     }
 }
 
 impl<W> Drop for WriteBehind<W> {
     fn drop(&mut self) {
-        self.shared.lock().abandoned = true;
-        self.shared.changed.notify_all();
+        self.shared.settle(PATIENCE);
     }
 }
 
 impl Shared {
+    /// Waits until everything is written, for `patience` at most; how many lines are not.
+    fn settle(&self, patience: Duration) -> u64 {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        while !state.ended && state.unwritten() > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.wait(state, left);
+        }
+        let unwritten = state.in_hand.1 + lines(&state.waiting);
+        state.waiting = Vec::new();
+        state.in_hand = (0, 0);
+        state.abandoned = true;
+        self.changed.notify_all();
+        unwritten
+    }
+
     /// The thread's work, until the output fails for good or nobody waits any more.
     fn write_all(&self, out: &mut dyn Write) {
         let mut hand = Vec::new();
@@ -169,6 +176,9 @@ impl Shared {
                     let mut state = self.lock();
                     state.in_hand.0 = left.len();
                     state.in_hand.1 -= lines(written).min(state.in_hand.1);
+                    if state.abandoned {
+                        return false;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -197,7 +207,7 @@ impl Shared {
         if matches!(kind, ErrorKind::BrokenPipe | ErrorKind::WriteZero) {
             return false;
         }
-        let again = Instant::now() + WriteBehind::<io::Sink>::AGAIN;
+        let again = Instant::now() + AGAIN;
         while !state.abandoned {
             let left = again.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -217,7 +227,8 @@ impl Shared {
     }
 }
 
-fn lines(bytes: &[u8]) -> u64 {
+/// Line feeds.
+pub(super) fn lines(bytes: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
@@ -300,6 +311,15 @@ mod tests {
         assert_eq!(out.settle(LONG), 2);
         assert_eq!(*taken.lock().unwrap(), b"one\nt");
         assert_eq!(out.write(b"four\n").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn what_was_accepted_is_written_before_it_goes() {
+        let (mut out, orders, taken) = told();
+        out.write_all(b"one\n").unwrap();
+        drop(orders);
+        drop(out);
+        assert_eq!(*taken.lock().unwrap(), b"one\n");
     }
 
     #[test]
