@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::capture::{Cookie, Counters, Direction, Record};
 use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
+use crate::lifecycle::withheld::Withheld;
 use crate::lifecycle::{self, Lifecycles, MessageLimits};
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{self, Sessions, Trouble};
@@ -38,6 +39,7 @@ pub struct Pipeline {
     streams: Streams,
     sessions: Sessions,
     lifecycles: Lifecycles,
+    withheld: Withheld,
     operations: Vec<Observed>,
     counters: Counters,
     troubles: Troubles,
@@ -64,6 +66,7 @@ impl Pipeline {
             streams: Streams::new(limits.stream),
             sessions: Sessions::new(limits.protocol),
             lifecycles: Lifecycles::new(limits.messages),
+            withheld: Withheld::default(),
             operations: Vec::new(),
             counters: Counters::default(),
             troubles: Troubles::default(),
@@ -97,7 +100,8 @@ impl Pipeline {
         let (streams, mut stages) = self.split();
         streams.handle_timeout(now, &mut |event| stages.follow(&event, observer));
         stages.flush(observer);
-        self.lifecycles.handle_timeout(now, observer);
+        self.lifecycles.handle_timeout(now, &mut self.withheld.before(observer));
+        self.withheld.handle_timeout(now, observer);
         self.collect_secrets();
     }
 
@@ -105,6 +109,12 @@ impl Pipeline {
     pub fn flush(&mut self, observer: &mut dyn Observer) {
         let (_, mut stages) = self.split();
         stages.flush(observer);
+    }
+
+    /// Nothing more will come: tells also what waited for a reason.
+    pub fn finish(&mut self, observer: &mut dyn Observer) {
+        self.flush(observer);
+        self.withheld.release_all(observer);
     }
 
     /// Bytes that wait for others before them and have not been looked at.
@@ -123,7 +133,8 @@ impl Pipeline {
 
     /// When [`Pipeline::handle_timeout`] has something to do, if no record comes before.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        [self.streams.poll_timeout(), self.lifecycles.poll_timeout()].into_iter().flatten().min()
+        let stages = [self.streams.poll_timeout(), self.lifecycles.poll_timeout(), self.withheld.poll_timeout()];
+        stages.into_iter().flatten().min()
     }
 
     /// The records are all packets of another tool's capture ([`Streams::expect_every_packet`]).
@@ -182,8 +193,8 @@ impl Pipeline {
     }
 
     fn split(&mut self) -> (&mut Streams, Stages<'_>) {
-        let Pipeline { streams, sessions, lifecycles, operations, troubles, connections, .. } = self;
-        (streams, Stages { sessions, lifecycles, operations, troubles, connections })
+        let Pipeline { streams, sessions, lifecycles, withheld, operations, troubles, connections, .. } = self;
+        (streams, Stages { sessions, lifecycles, withheld, operations, troubles, connections })
     }
 
     /// The state machine's own counters.
@@ -259,6 +270,7 @@ fn loss(stage: &'static str, reason: &'static str, count: u64, unit: &'static st
 struct Stages<'a> {
     sessions: &'a mut Sessions,
     lifecycles: &'a mut Lifecycles,
+    withheld: &'a mut Withheld,
     operations: &'a mut Vec<Observed>,
     troubles: &'a mut Troubles,
     connections: &'a mut u64,
@@ -277,18 +289,19 @@ impl Stages<'_> {
         }
         if let Event::Closed { connection, time } = event {
             self.flush(observer);
-            self.lifecycles.handle_closed(*connection, *time, observer);
+            self.lifecycles.handle_closed(*connection, *time, &mut self.withheld.before(observer));
         }
     }
 
     fn flush(&mut self, observer: &mut dyn Observer) {
+        let mut observer = self.withheld.before(observer);
         for observed in self.operations.drain(..) {
             if let Operation::Trouble(trouble) = &observed.operation
                 && let Some(place) = Trouble::ALL.iter().position(|other| other == trouble)
             {
                 self.troubles[place] += 1;
             }
-            self.lifecycles.handle(observed, observer);
+            self.lifecycles.handle(observed, &mut observer);
         }
     }
 }

@@ -45,7 +45,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
             Err(error) => break Some(error),
         }
     };
-    pipeline.flush(&mut outputs);
+    pipeline.finish(&mut outputs);
     let losses = source.tally().map(unusable).unwrap_or_default();
     outputs.finish(&pipeline, None, &losses);
     if config.replay.method_counts {

@@ -108,7 +108,7 @@ impl Agent {
         self.pipeline.flush(outputs);
     }
 
-    /// Handles what is in the ring at the end.
+    /// Handles what is in the ring at the end, and tells what waited for more.
     ///
     /// # Errors
     /// If the ring cannot be read any more.
@@ -116,6 +116,7 @@ impl Agent {
         let deadline = Instant::now() + DRAIN;
         while self.step(outputs, Duration::ZERO)? && Instant::now() < deadline {}
         self.beat(outputs);
+        self.pipeline.finish(outputs);
         Ok(())
     }
 

@@ -122,6 +122,18 @@ impl<T> Outstanding<T> {
         Some(value)
     }
 
+    /// One for which this is true, among the first `most` behind a tag, and from the beginning on.
+    pub fn find(&self, behind: u64, most: usize, is_wanted: impl Fn(&T) -> bool) -> Option<&T> {
+        let start = self.entries.partition_point(|(tag, _)| *tag <= behind);
+        let (first, then) = (self.entries.range(start..), self.entries.range(..start));
+        first.chain(then).take(most).filter_map(|(_, value)| value.as_ref()).find(|value| is_wanted(value))
+    }
+
+    /// How many places [`Outstanding::find`] may have to look at.
+    pub fn places(&self) -> usize {
+        self.entries.len()
+    }
+
     /// All that are outstanding, in order of their tags.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().filter_map(|(_, value)| value.as_ref())
@@ -166,6 +178,8 @@ pub(super) struct Channel {
     pub cancelled_by_broker: bool,
     /// Its consumers by their tags: the queue and its number. Bounded by what the session keeps.
     pub consumers: BTreeMap<Name, (Name, u64)>,
+    /// Tag of the delivery that was last seen to be in another consumer's hands: the next is likely to be the one behind it.
+    pub handed_on: u64,
     /// Where its latest publish led.
     pub way: Option<Way>,
 }

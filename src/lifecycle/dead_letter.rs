@@ -276,6 +276,11 @@ impl Lifecycles {
         let place = known.or_else(|| entry.chains.push(Chain::new(Some(death.queue.clone()), entry.state)));
         let Some(place) = place else { return };
         let seen = entry.created.get().is_some();
+        // Without a settlement only what had failed before can die.
+        if matches!(reason, Some(Reason::DeliveryLimit | Reason::Expired | Reason::Maxlen)) {
+            self.taken_back(time, reference, place, None, observer);
+        }
+        let Some(entry) = self.messages.get_mut(reference) else { return };
         let Some(chain) = entry.chains.get_mut(place) else { return };
         let mut previous = if known.is_some() || seen { Some(chain.state) } else { None };
         let mut corrects = None;

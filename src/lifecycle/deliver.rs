@@ -51,7 +51,7 @@ impl Lifecycles {
         let died_here = deaths.iter().any(|death| same_name(Some(&death.queue), delivery.queue.as_ref()));
         let reference = self.message_of(time, &delivery, &route, message, &party, observer);
         let Some(place) = self.chain_of(reference, &delivery) else { return };
-        self.failed_unseen(time, reference, place, delivery.channel, observer);
+        self.handed_on(time, reference, place, delivery.channel, observer);
         let Some(entry) = self.messages.get_mut(reference) else { return };
         let (message_state, message_evidence, seen) = (entry.state, entry.evidence, entry.created.get().is_some());
         let Some(chain) = entry.chains.get_mut(place) else { return };
@@ -227,45 +227,6 @@ impl Lifecycles {
         let is_stream = entry.extras.as_ref().is_some_and(|extras| extras.stream_offset.is_some());
         let consumer = delivery.consumer.clone().filter(|_| is_stream)?;
         Some(Reader { channel: delivery.channel, consumer })
-    }
-
-    /// The broker gives to one consumer what another still holds: that one's connection was lost, or its time was up, and
-    /// the evidence has not been seen yet.
-    fn failed_unseen(
-        &mut self,
-        time: Timestamp,
-        reference: MessageRef,
-        place: usize,
-        channel: ChannelId,
-        observer: &mut dyn Observer,
-    ) {
-        let Some(entry) = self.messages.get_mut(reference) else { return };
-        let Some(chain) = entry.chains.get_mut(place).filter(|chain| chain.is_in_flight()) else { return };
-        let previous = chain.state;
-        let holder = chain.holder.clone();
-        let other = holder.as_ref().and_then(|holder| self.connections.get(&holder.connection));
-        let timed_out = other.is_some_and(|other| {
-            other.party.connection != channel.connection && other.channels.values().any(|c| c.cancelled_by_broker)
-        });
-        // A hole may have taken what gave the delivery back: a settlement, a recover, the end of its channel.
-        let unseen = other.is_some_and(|other| {
-            other.gapped.is_some_and(|gapped| chain.dispatched.get().is_none_or(|at| at <= gapped))
-        });
-        let same = holder.as_ref().is_some_and(|holder| holder.connection == channel.connection);
-        let reason = match (timed_out, same || unseen) {
-            (true, _) => Some(Reason::AckTimeout),
-            (false, true) => None,
-            (false, false) => Some(Reason::ConnectionLost),
-        };
-        chain.state = State::Failed;
-        chain.evidence = Evidence::Inferred;
-        chain.reason = reason;
-        chain.first_failed.get_or_insert(time);
-        let Some(chain) = entry.chains.get(place) else { return };
-        let mut line = emit::of_chain(entry, chain, holder.as_deref(), time);
-        line.previous = Some(previous);
-        observer.transition(&line);
-        self.retrying(time, reference, place, None, None, true, observer);
     }
 
     /// Keeps a delivery until it is settled, or, if that is all there is to come, until it is read.

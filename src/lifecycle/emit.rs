@@ -26,6 +26,7 @@ pub(super) fn of_message<'a>(message: &'a Message, party: Option<&'a Party>, tim
         ambiguous: message.ambiguous,
         corrects: None,
         reason: None,
+        awaits: None,
         count: 1,
         message: message.identity(),
         delivery: None,
@@ -88,7 +89,7 @@ pub(super) fn of_consequence<'a>(
     line
 }
 
-fn of_held<'a>(line: &mut Transition<'a>, held: &'a Held) {
+pub(super) fn of_held<'a>(line: &mut Transition<'a>, held: &'a Held) {
     line.attributes.consumer_tag = held.consumer.as_ref();
     line.attributes.delivery_tag = Some(held.tag);
     line.attributes.redelivered = Some(held.redelivered);

@@ -36,6 +36,7 @@ mod deliver;
 mod emit;
 mod endings;
 mod expire;
+mod handed_on;
 mod message;
 mod messages;
 mod party;
@@ -44,6 +45,7 @@ mod queues;
 mod settle;
 mod topology;
 pub mod transition;
+pub mod withheld;
 
 #[cfg(test)]
 mod transcript;

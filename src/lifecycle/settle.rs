@@ -6,7 +6,7 @@ use super::message::Chain;
 use super::messages::{MessageRef, Messages};
 use super::party::Party;
 use super::publish::Failure;
-use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State};
+use super::transition::{Attributes, Evidence, Observer, Reason, Settlement, State, Why};
 use super::{Event, Lifecycles, emit};
 use crate::protocol::operation::{BrokerError, ChannelId, Gap, Outcome, Peer, Tags};
 use crate::stream::ConnectionId;
@@ -221,6 +221,7 @@ impl Lifecycles {
         } else {
             Reason::ChannelClosed
         };
+        observer.explained(id, Some(Why { reason, error_code: error.map(|error| error.code) }));
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
             if held.doubtful || (held.unsure && !channel.settles) {
@@ -336,7 +337,8 @@ impl Lifecycles {
         let touched = known.channels.iter_mut().filter(|((number, incarnation), _)| {
             gap.channel.is_none_or(|channel| channel.number == *number && channel.incarnation == *incarnation)
         });
-        for (_, channel) in touched {
+        for (&(number, incarnation), channel) in touched {
+            observer.explained(ChannelId { connection, number, incarnation }, None);
             if gap.from_broker {
                 channel.confirms_doubtful = true;
                 channel.complete = false;

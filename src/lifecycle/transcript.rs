@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::transition::{Event, Evidence, Observer, Transition};
+use super::withheld::Withheld;
 use super::{Lifecycles, MessageLimits};
 use crate::capture::Owner;
 use crate::names::{Name, Names};
@@ -101,6 +102,7 @@ struct Lines {
 
 struct Stage {
     machine: Lifecycles,
+    withheld: Withheld,
     lines: Lines,
     names: Names,
     now: Timestamp,
@@ -142,6 +144,7 @@ impl Stage {
     fn new() -> Stage {
         Stage {
             machine: Lifecycles::new(MessageLimits { active: 100, settled: 100, complete: 1 }),
+            withheld: Withheld::default(),
             lines: Lines::default(),
             names: Names::default(),
             now: Timestamp(1_000_000_000),
@@ -154,7 +157,8 @@ impl Stage {
     }
 
     fn say(&mut self, connection: ConnectionId, operation: Operation) {
-        self.machine.handle(Observed { time: self.now, connection, operation }, &mut self.lines);
+        let observed = Observed { time: self.now, connection, operation };
+        self.machine.handle(observed, &mut self.withheld.before(&mut self.lines));
     }
 
     fn command(&mut self, line: &str) {
@@ -163,12 +167,14 @@ impl Stage {
         let operation = match words.plain[0] {
             "advance" => {
                 self.now = self.now.plus(Duration::from_millis(words.plain[1].parse().unwrap()));
-                return self.machine.handle_timeout(self.now, &mut self.lines);
+                self.machine.handle_timeout(self.now, &mut self.withheld.before(&mut self.lines));
+                return self.withheld.handle_timeout(self.now, &mut self.lines);
             }
             "connect" => return self.connect(&words),
             "lost" | "closed" => {
                 let connection = ConnectionId(words.plain[1].parse().unwrap());
-                return self.machine.handle_closed(connection, self.now, &mut self.lines);
+                let observer = &mut self.withheld.before(&mut self.lines);
+                return self.machine.handle_closed(connection, self.now, observer);
             }
             "publish" => self.publish(on, &words),
             "confirm" => Operation::Confirmed {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::capture::Owner;
 use crate::names::Name;
-use crate::protocol::operation::{Identity, TraceContext};
+use crate::protocol::operation::{ChannelId, Identity, TraceContext};
 use crate::time::Timestamp;
 
 /// The states of a message (`Created` to `Expired`), and of each of its deliveries.
@@ -204,6 +204,8 @@ pub struct Transition<'a> {
     pub corrects: Option<State>,
     /// Why.
     pub reason: Option<Reason>,
+    /// The channel whose end, still to be seen, says why.
+    pub awaits: Option<ChannelId>,
     /// How many messages; at least 1.
     pub count: u64,
     /// The message's identity, where it is known.
@@ -227,6 +229,7 @@ impl Transition<'_> {
             ambiguous: false,
             corrects: None,
             reason: None,
+            awaits: None,
             count: 1,
             message: None,
             delivery: None,
@@ -327,4 +330,15 @@ pub trait Observer {
     fn transition(&mut self, transition: &Transition<'_>);
     /// Something else happened.
     fn event(&mut self, event: &Event<'_>);
+    /// What transitions that wait for it ([`Transition::awaits`]) are told of a channel's end: `None` where nobody will know.
+    fn explained(&mut self, _channel: ChannelId, _why: Option<Why>) {}
+}
+
+/// Why a channel took its deliveries along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// In a word.
+    pub reason: Reason,
+    /// error.type: the broker's code.
+    pub error_code: Option<u16>,
 }
