@@ -122,6 +122,17 @@ impl<T> Outstanding<T> {
         Some(value)
     }
 
+    /// The last tag.
+    pub fn last(&self) -> Option<u64> {
+        self.entries.back().map(|(tag, _)| *tag)
+    }
+
+    /// How many are outstanding up to a tag.
+    pub fn count_to(&self, tag: u64) -> usize {
+        let end = self.entries.partition_point(|(other, _)| *other <= tag);
+        self.entries.range(..end).filter(|(_, value)| value.is_some()).count()
+    }
+
     /// One for which this is true, among the first `most` behind a tag, and from the beginning on.
     pub fn find(&self, behind: u64, most: usize, is_wanted: impl Fn(&T) -> bool) -> Option<&T> {
         let start = self.entries.partition_point(|(tag, _)| *tag <= behind);
@@ -174,6 +185,10 @@ pub(super) struct Channel {
     pub doubt_until: Option<Timestamp>,
     /// Frames of the broker were lost: a confirm may have been among them.
     pub confirms_doubtful: bool,
+    /// The last publish that one of them may have been for.
+    pub answered_unseen: u64,
+    /// The client has asked for everything outstanding again.
+    pub recovering: bool,
     /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).
     pub cancelled_by_broker: bool,
     /// Its consumers by their tags: the queue and its number. Bounded by what the session keeps.
@@ -204,6 +219,17 @@ impl Channel {
             // Tags that are known already are later ones; a contradiction is dropped, not guessed at.
             let _ = self.unconfirmed.push(tag, message);
         }
+    }
+
+    /// Of how many publishes that an answer covers, the oldest, another answer may have been lost in a hole. Of the one that
+    /// is named none was: the broker answers once.
+    pub fn answered_unseen(&self, tags: Tags) -> usize {
+        let last = match tags {
+            Tags::One(_) => return 0,
+            Tags::UpTo(tag) => self.answered_unseen.min(tag.saturating_sub(1)),
+            Tags::All => self.answered_unseen,
+        };
+        if last == 0 { 0 } else { self.unconfirmed.count_to(last) }
     }
 
     /// The publishes of this channel whose fate the broker has not told: those without a number, then those with one, the

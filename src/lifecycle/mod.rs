@@ -256,6 +256,7 @@ impl Lifecycles {
                 self.delivered(time, delivery, &destination, message, observer);
             }
             Operation::Read { flow, from, position } => self.read(time, connection, flow, from..position, observer),
+            Operation::RecoverAsked(channel) => self.channel(channel).recovering = true,
             Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
             Operation::SettleFailed { channel, tag, error } => {
                 let event = self.event(time, channel.connection, "settle_failed");

@@ -135,15 +135,18 @@ impl Lifecycles {
         observer: &mut dyn Observer,
     ) {
         let party = self.party(channel.connection);
-        let taken = self.channel(channel).unconfirmed.take(tags);
+        let known = self.channel(channel);
+        let doubtful = known.answered_unseen(tags);
+        let taken = known.unconfirmed.take(tags);
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
         }
-        for reference in taken {
+        for (place, reference) in taken.into_iter().enumerate() {
             let Some(entry) = self.messages.get_mut(reference) else { continue };
             if entry.state == State::Created {
                 entry.state = State::Confirmed;
-                entry.evidence = emit::evidence(inferred);
+                // The lost one may have been a refusal, which happens hardly ever.
+                entry.evidence = emit::evidence(inferred || place < doubtful);
                 entry.confirmed = time.into();
                 let mut line = emit::of_message(entry, Some(&party), time);
                 line.previous = Some(State::Created);
@@ -163,15 +166,20 @@ impl Lifecycles {
         inferred: bool,
         observer: &mut dyn Observer,
     ) {
-        let taken = self.channel(channel).unconfirmed.take(tags);
+        let known = self.channel(channel);
+        let doubtful = known.answered_unseen(tags);
+        let taken = known.unconfirmed.take(tags);
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
             self.publish_failed_unseen(time, channel, tags, observer);
         }
         let settlement = Some(super::settle::settlement(!matches!(tags, Tags::One(_))));
-        for reference in taken {
-            let failure = Failure { inferred, settlement, ..Failure::of(Reason::Refused) };
-            self.publish_failed(time, reference, failure, observer);
+        for (place, reference) in taken.into_iter().enumerate() {
+            // The lost one was a confirm, most likely.
+            if place >= doubtful {
+                let failure = Failure { inferred, settlement, ..Failure::of(Reason::Refused) };
+                self.publish_failed(time, reference, failure, observer);
+            }
             self.answered(reference);
         }
     }

@@ -45,6 +45,9 @@ impl Lifecycles {
         let channel = self.channel(id);
         channel.settles = true;
         channel.presumed_automatic = None;
+        if outcome == Outcome::Recovered {
+            channel.recovering = false;
+        }
         let taken = match tags {
             Tags::One(tag) => {
                 let held = channel.held.take_one(tag);
@@ -162,8 +165,19 @@ impl Lifecycles {
         } else if counted && self.is_at_delivery_limit(held) {
             self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
+            // It may have a limit that nobody saw it declared with.
+            let inferred = inferred || (counted && held.failures > 0 && !self.is_declared(held));
             self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
+    }
+
+    /// Whether the arguments of a delivery's queue are known.
+    fn is_declared(&mut self, held: &Held) -> bool {
+        let chain = self.messages.chain(held);
+        let Some((Some(queue), Some(holder))) = chain.map(|chain| (chain.queue.clone(), chain.holder.clone())) else {
+            return false;
+        };
+        self.topology(&holder).arguments(&queue).is_some()
     }
 
     /// Whether a quorum queue gives a message up that has failed once more. The broker counts from the message's last arrival
@@ -208,7 +222,8 @@ impl Lifecycles {
         }
         let known = self.connection(id.connection);
         let Some(mut channel) = known.channels.remove(&(id.number, id.incarnation)) else { return };
-        self.publishes_ended(time, &channel, by, error, observer);
+        let gapped = known.gapped;
+        self.publishes_ended(time, &channel, (by, error), gapped, observer);
         // Queues of which these were the last consumers end with them, and take what is held of them along.
         let consumers = std::mem::take(&mut channel.consumers).into_values();
         // A broker that ends a connection may end as well.
@@ -282,8 +297,8 @@ impl Lifecycles {
         &mut self,
         time: Timestamp,
         channel: &super::channel::Channel,
-        by: Option<Peer>,
-        error: Option<&BrokerError>,
+        (by, error): (Option<Peer>, Option<&BrokerError>),
+        gapped: Option<Timestamp>,
         observer: &mut dyn Observer,
     ) {
         let untold: Vec<MessageRef> = channel.untold().collect();
@@ -295,8 +310,12 @@ impl Lifecycles {
         let nobody_knows = by == Some(Peer::Client) || channel.confirms_doubtful || refused.is_some();
         let reason = if by.is_none() { Reason::ConnectionLost } else { Reason::ChannelClosed };
         let waiting: Vec<MessageRef> = channel.unconfirmed.iter().copied().collect();
+        // An orderly end may be in a hole, and confirms before it.
+        let lost = by.is_none().then_some(gapped).flatten();
         for reference in waiting {
-            if !nobody_knows {
+            let created = self.messages.get(reference).and_then(|entry| entry.created.get());
+            let unseen = lost.is_some_and(|lost| created.is_none_or(|created| created <= lost));
+            if !nobody_knows && !unseen {
                 let failure = Failure { inferred: true, error, ..Failure::of(reason) };
                 self.publish_failed(time, reference, failure, observer);
             }
@@ -341,6 +360,11 @@ impl Lifecycles {
             observer.explained(ChannelId { connection, number, incarnation }, None);
             if gap.from_broker {
                 channel.confirms_doubtful = true;
+                channel.answered_unseen = channel.unconfirmed.last().unwrap_or(0);
+                // What the broker took back was in the hole.
+                if std::mem::take(&mut channel.recovering) {
+                    channel.held.iter_mut().for_each(|held| held.doubtful = true);
+                }
                 channel.complete = false;
             } else {
                 channel.doubt_until = channel.doubt_until.max(Some(time));

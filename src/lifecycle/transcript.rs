@@ -209,6 +209,7 @@ impl Stage {
             "ack" => self.settle(on, &words, Outcome::Acknowledged),
             "reject" => self.settle(on, &words, Outcome::RejectedByReject),
             "requeue" => self.settle(on, &words, Outcome::RequeuedByNack),
+            "recover" if words.has("asked") => Operation::RecoverAsked(on),
             "recover" => Operation::Settled { channel: on, tags: Tags::All, outcome: Outcome::Recovered },
             "close" => close(on, &words),
             "queue" => self.queue(&words),

@@ -245,6 +245,8 @@ pub enum Operation {
         /// The tags were counted from an inferred base (joined in the middle).
         inferred: bool,
     },
+    /// The client asked for everything outstanding again (basic.recover); that it was done, the broker says.
+    RecoverAsked(ChannelId),
     /// The broker answered for publishes whose tags are not known (joined in the middle, or after a gap), so that nobody can
     /// say which they were.
     UnmatchedConfirm {

@@ -68,6 +68,7 @@ impl Channel {
                 self.cancel_consumer(consumer, Peer::Client, true, out);
             }
             (Method::Recover { asynchronous: true }, _) => self.recovered(out),
+            (Method::Recover { asynchronous: false }, Peer::Client) => out.push(Operation::RecoverAsked(self.id)),
             (Method::RecoverOk, _) => {
                 self.requests.answered(RECOVER_OK, out.time, |_| None);
                 self.recovered(out);
