@@ -162,6 +162,7 @@ fn render(operation: &Operation) -> String {
             if *redelivered { " redelivered" } else { "" },
             show(message)
         ),
+        Operation::RecoverAsked(channel) => format!("recover asked {}.{}", channel.number, channel.incarnation),
         Operation::Settled { tags, outcome, .. } => format!("settled {} {outcome:?}", tagged(*tags)),
         Operation::SettleFailed { tag, error, .. } => format!("settle failed {} {}", number(*tag), error.code),
         Operation::ChannelOpened(channel) => format!("channel {}.{} opened", channel.number, channel.incarnation),
@@ -295,6 +296,7 @@ fn settlements_of_every_kind() {
         settled <=7 RejectedByNack
         settled 8 RequeuedByReject
         settled 9 RejectedByReject
+        recover asked 1.0
         settled all Recovered
         settled all Recovered",
     );
