@@ -107,6 +107,15 @@ impl<T> Outstanding<T> {
         taken
     }
 
+    /// Takes those for which this is true.
+    pub fn take_if(&mut self, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let wanted = self.entries.iter_mut().filter(|(_, value)| value.as_ref().is_some_and(&is_wanted));
+        let taken: Vec<T> = wanted.filter_map(|(_, value)| value.take()).collect();
+        self.live -= taken.len();
+        self.entries.retain(|(_, value)| value.is_some());
+        taken
+    }
+
     /// Takes the one with this tag.
     pub fn take_one(&mut self, tag: u64) -> Option<T> {
         let place = self.place(tag)?;
@@ -174,12 +183,8 @@ pub(super) struct Channel {
     recent: VecDeque<MessageRef>,
     /// Its opening was seen, and all that the broker has sent on it since.
     pub complete: bool,
-    /// Some settlement was seen: its consumers settle.
-    pub settles: bool,
-    /// Deliveries of consumers that may or may not settle.
-    pub undecided: u64,
-    /// What was concluded of consumers that may or may not settle.
-    pub presumed_automatic: Option<bool>,
+    /// What its consumers do of which nobody saw whether they settle, by tag; `None`: basic.get.
+    habits: BTreeMap<Option<Name>, Habit>,
     /// The latest time at which frames of the client were lost, or at which it settled a delivery that was not known. Each
     /// direction is put in order by itself, so a delivery from before may still come.
     pub doubt_until: Option<Timestamp>,
@@ -199,8 +204,56 @@ pub(super) struct Channel {
     pub way: Option<Way>,
 }
 
+/// What a consumer does that began before the capture, so that nobody saw whether it settles.
+#[derive(Debug, Default)]
+pub(super) struct Habit {
+    /// It has settled something.
+    pub settles: bool,
+    /// Its deliveries so far.
+    pub deliveries: u64,
+    /// It was concluded that it does not settle.
+    pub presumed_automatic: bool,
+}
+
 impl Channel {
     const MOST_RECENT: usize = 4096;
+    /// Consumers whose habits are watched at most.
+    const MOST_HABITS: usize = 1024;
+
+    /// The habit of a consumer that began before the capture; `None` if there are too many of them.
+    pub fn habit(&mut self, consumer: &Option<Name>) -> Option<&mut Habit> {
+        if self.habits.len() >= Self::MOST_HABITS && !self.habits.contains_key(consumer) {
+            return None;
+        }
+        Some(self.habits.entry(consumer.clone()).or_default())
+    }
+
+    /// Whether it is certain that a delivery's consumer settles.
+    pub fn settles(&self, held: &Held) -> bool {
+        !held.unsure || self.habits.get(&held.consumer).is_some_and(|habit| habit.settles)
+    }
+
+    /// Whether it was concluded that this consumer does not settle.
+    pub fn is_presumed_automatic(&self, consumer: &Option<Name>) -> bool {
+        !self.habits.is_empty() && self.habits.get(consumer).is_some_and(|habit| habit.presumed_automatic)
+    }
+
+    /// A settlement has named this delivery.
+    pub fn was_settled(&mut self, held: &Held) {
+        if held.unsure
+            && let Some(habit) = self.habit(&held.consumer)
+        {
+            *habit = Habit { settles: true, ..Habit::default() };
+        }
+    }
+
+    /// A settlement has named a delivery that is not known: perhaps one of a consumer of which it was concluded that it does
+    /// not settle.
+    pub fn was_settled_unseen(&mut self) {
+        for habit in self.habits.values_mut() {
+            *habit = Habit { settles: habit.settles, ..Habit::default() };
+        }
+    }
 
     /// Remembers a publish that no confirm will name.
     pub fn remember(&mut self, message: MessageRef) {

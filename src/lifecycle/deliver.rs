@@ -243,10 +243,9 @@ impl Lifecycles {
     ) {
         let connection = self.connection(id.connection);
         let channel = connection.channel(id);
-        let automatic = automatic.or(channel.presumed_automatic);
-        if automatic == Some(true) {
+        let inferred = automatic.is_none();
+        if automatic == Some(true) || (inferred && channel.is_presumed_automatic(&held.consumer)) {
             if !party.reads_seen {
-                let inferred = channel.presumed_automatic.is_some();
                 self.messages.processing(time, &held, party, Evidence::Inferred, observer);
                 self.messages.settled_by_sending(time, &held, party, inferred, observer);
                 return;
@@ -258,6 +257,7 @@ impl Lifecycles {
         }
         held.doubtful = channel.doubt_until.is_some_and(|until| time < until);
         let (tag, end, reference) = (held.tag, held.end, held.message);
+        let undecided = inferred.then(|| held.consumer.clone());
         if channel.held.push(tag, held).is_err() {
             self.statistics.unmatched_settlements += 1;
             return;
@@ -271,8 +271,8 @@ impl Lifecycles {
         if party.reads_seen {
             self.connection(id.connection).unread.push_back(Unread { end, channel: id, what: Reading::Settled(tag) });
         }
-        if automatic.is_none() {
-            self.presume(time, id, party, observer);
+        if let Some(consumer) = undecided {
+            self.presume(time, id, &consumer, party, observer);
         }
     }
 
@@ -285,17 +285,26 @@ impl Lifecycles {
         self.held_bodies.insert(body, reference);
     }
 
-    /// Decides about consumers that began before the capture, once there are enough deliveries to tell.
-    fn presume(&mut self, time: Timestamp, id: ChannelId, party: &Party, observer: &mut dyn Observer) {
-        let channel = self.channel(id);
-        channel.undecided += 1;
-        if channel.settles || channel.undecided < UNDECIDED {
+    /// Decides about a consumer that began before the capture, once there are enough deliveries to tell.
+    fn presume(
+        &mut self,
+        time: Timestamp,
+        id: ChannelId,
+        consumer: &Option<Name>,
+        party: &Party,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(habit) = self.channel(id).habit(consumer) else { return };
+        habit.deliveries += 1;
+        if habit.settles || habit.deliveries < UNDECIDED {
             return;
         }
-        channel.presumed_automatic = Some(true);
+        habit.presumed_automatic = true;
         let event = self.event(time, id.connection, "automatic_presumed");
-        observer.event(&super::Event { evidence: Evidence::Inferred, count: Some(UNDECIDED), ..event });
-        for held in self.channel(id).held.take(operation::Tags::All) {
+        let mut event = super::Event { evidence: Evidence::Inferred, count: Some(UNDECIDED), ..event };
+        event.attributes.consumer_tag = consumer.as_ref();
+        observer.event(&event);
+        for held in self.channel(id).held.take_if(|held| held.unsure && held.consumer == *consumer) {
             if !self.messages.is_latest(&held) {
                 continue;
             }
@@ -335,17 +344,16 @@ impl Lifecycles {
         {
             let late = end <= read.start;
             let evidence = emit::evidence(late);
-            let channel = channels.get(&(channel.number, channel.incarnation));
             match what {
                 Reading::Settled(tag) => {
+                    let channel = channels.get(&(channel.number, channel.incarnation));
                     if let Some(held) = channel.and_then(|channel| channel.held.get(tag)) {
                         messages.processing(time, held, party, evidence, observer);
                     }
                 }
                 Reading::Automatic(held) => {
-                    let presumed = channel.is_some_and(|channel| channel.presumed_automatic.is_some());
                     messages.processing(time, &held, party, evidence, observer);
-                    messages.settled_by_sending(time, &held, party, presumed || late, observer);
+                    messages.settled_by_sending(time, &held, party, held.unsure || late, observer);
                 }
             }
         }

@@ -135,6 +135,8 @@ struct Connection {
     exclusive: Vec<Name>,
     /// It was said to end.
     ending: bool,
+    /// Its end was told.
+    end_told: bool,
     /// When frames of it were last lost.
     gapped: Option<Timestamp>,
 }
@@ -272,7 +274,12 @@ impl Lifecycles {
             Operation::ChannelClosed { channel, by, error, connection } => {
                 self.channel_closed(time, channel, by, error.as_ref(), connection, observer);
             }
-            Operation::ConnectionClosed => self.exclusive_queues_ended(time, connection, observer),
+            Operation::ConnectionEnded { by, error, agreed } => {
+                self.connection_ended(time, connection, by, error.as_ref(), observer);
+                if agreed {
+                    self.exclusive_queues_ended(time, connection, observer);
+                }
+            }
             Operation::ConsumerStarted { channel, consumer, queue, automatic: _, learned, answered } => {
                 self.consumer_started(channel, &consumer, &queue, answered);
                 let event = self.event(time, channel.connection, "consumer_started");
@@ -381,6 +388,7 @@ impl Lifecycles {
             unread: VecDeque::new(),
             exclusive: Vec::new(),
             ending: false,
+            end_told: false,
             gapped: None,
         })
     }

@@ -43,8 +43,6 @@ impl Lifecycles {
         }
         let party = self.party(id.connection);
         let channel = self.channel(id);
-        channel.settles = true;
-        channel.presumed_automatic = None;
         if outcome == Outcome::Recovered {
             channel.recovering = false;
         }
@@ -52,6 +50,7 @@ impl Lifecycles {
             Tags::One(tag) => {
                 let held = channel.held.take_one(tag);
                 if let Some(held) = held {
+                    channel.was_settled(&held);
                     self.settle_one(time, &held, outcome, Settlement::Explicit, &party, observer);
                 } else {
                     self.settled_unseen(time, id, tag, observer);
@@ -66,10 +65,15 @@ impl Lifecycles {
         if let (Tags::UpTo(tag), false) = (tags, covered) {
             self.settled_unseen(time, id, tag, observer);
         }
+        if covered && let Some(held) = taken.last() {
+            self.channel(id).was_settled(held);
+        }
         for held in taken {
+            // What was settled by being sent is not covered.
+            let spared = !self.channel(id).settles(&held);
             // Another settlement of it may have been lost in a hole; that of the tag that is named was not, or naming it again
             // would be refused.
-            if held.doubtful && tags != Tags::UpTo(held.tag) {
+            if spared || (held.doubtful && tags != Tags::UpTo(held.tag)) {
                 self.forget_body(&held);
                 self.fate_unknown(time, &held, &party, observer);
             } else {
@@ -81,6 +85,7 @@ impl Lifecycles {
     /// A settlement of a delivery from before the capture, or one that a hole took; or one that the broker will refuse.
     fn settled_unseen(&mut self, time: Timestamp, id: ChannelId, tag: u64, observer: &mut dyn Observer) {
         let channel = self.channel(id);
+        channel.was_settled_unseen();
         channel.doubt_until = channel.doubt_until.max(Some(time));
         if channel.complete {
             // There was no such delivery: the client's mistake, and the broker's answer follows.
@@ -210,13 +215,12 @@ impl Lifecycles {
             return;
         }
         let party = self.party(id.connection);
-        let name = if connection { "connection_closed" } else { "channel_closed" };
-        let name = if by.is_none() { "connection_lost" } else { name };
-        let mut event = self.event(time, id.connection, name);
-        event.detail = by.map(peer_name);
-        event.attributes.error_code = error.map(|error| error.code);
-        event.attributes.error_text = error.map(|error| &error.text);
-        observer.event(&event);
+        if connection || by.is_none() {
+            self.connection_ended(time, id.connection, by, error, observer);
+        } else {
+            let event = self.event(time, id.connection, "channel_closed");
+            observer.event(&ended(event, by, error));
+        }
         if connection {
             self.exclusive_queues_end(id.connection, &party);
         }
@@ -239,7 +243,7 @@ impl Lifecycles {
         observer.explained(id, Some(Why { reason, error_code: error.map(|error| error.code) }));
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
-            if held.doubtful || (held.unsure && !channel.settles) {
+            if held.doubtful || !channel.settles(&held) {
                 self.fate_unknown(time, &held, &party, observer);
             } else if self.released(time, &held, reason, error, &party, observer) {
                 let queue = self.messages.chain(&held).and_then(|chain| chain.queue.as_ref());
@@ -271,6 +275,22 @@ impl Lifecycles {
         }
         self.messages.await_again(held.message);
         self.settle_message(held.message);
+    }
+
+    /// A connection ended: says so, once for all its channels.
+    pub(super) fn connection_ended(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        by: Option<Peer>,
+        error: Option<&BrokerError>,
+        observer: &mut dyn Observer,
+    ) {
+        if std::mem::replace(&mut self.connection(connection).end_told, true) {
+            return;
+        }
+        let name = if by.is_some() { "connection_closed" } else { "connection_lost" };
+        observer.event(&ended(self.event(time, connection, name), by, error));
     }
 
     /// A delivery ended with its channel. True: its message goes back to its queue, if that is still there.
@@ -417,6 +437,14 @@ impl Messages {
         self.settle(held.message);
         true
     }
+}
+
+/// An event about an end, with who began and why.
+fn ended<'a>(event: Event<'a>, by: Option<Peer>, error: Option<&'a BrokerError>) -> Event<'a> {
+    let mut event = Event { detail: by.map(peer_name), ..event };
+    event.attributes.error_code = error.map(|error| error.code);
+    event.attributes.error_text = error.map(|error| &error.text);
+    event
 }
 
 /// RabbitMQ ≥ 4.0 limits every quorum queue that does not say otherwise.

@@ -246,7 +246,7 @@ impl Stage {
                 bound: true,
                 arguments: false,
             },
-            "disconnect" => Operation::ConnectionClosed,
+            "disconnect" => Operation::ConnectionEnded { by: Some(Peer::Client), error: None, agreed: true },
             "foreign" => Operation::NotDecoded { protocol: "MQTT" },
             "gap" => Operation::Gap(Gap {
                 from_broker: words.has("broker"),
@@ -325,7 +325,7 @@ impl Stage {
         Operation::Delivered {
             channel,
             tag: words.number("tag").expect("tag="),
-            consumer: Some("consumer".into()),
+            consumer: Some(words.get("consumer").unwrap_or("consumer").into()),
             queue: words.get("queue").map(|queue| self.name(queue)),
             automatic: if words.has("unsure") { None } else { Some(words.has("auto")) },
             redelivered: words.has("redelivered"),

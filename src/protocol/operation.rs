@@ -334,8 +334,15 @@ pub enum Operation {
         /// The whole connection ended.
         connection: bool,
     },
-    /// A connection was closed, and its channels before: said by the broker, or agreed to. One that is lost is not closed.
-    ConnectionClosed,
+    /// A connection ended, and its channels before. Said once.
+    ConnectionEnded {
+        /// Who closed it; `None`: it was lost.
+        by: Option<Peer>,
+        /// The error, if it was one.
+        error: Option<BrokerError>,
+        /// The broker said so, or agreed: it has ended there as well.
+        agreed: bool,
+    },
     /// A consumer started, or the queue of one that began before the capture was learned (then `learned`).
     ConsumerStarted {
         /// Where.

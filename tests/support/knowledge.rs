@@ -86,6 +86,8 @@ fn says_nothing_of_messages(operation: &Operation) -> bool {
         // A channel whose end was lost, told by its number's next use, or by the connection's end.
         Operation::ChannelClosed { by: None, .. } => true,
         Operation::ChannelClosed { connection: true, .. } => true,
+        // That it was closed in order may be in the hole.
+        Operation::ConnectionEnded { .. } => true,
         // A channel whose opening was lost, told by its tags.
         Operation::ChannelOpened(_) => true,
         _ => false,

@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub logged_in: bool,
     /// connection.close: by whom, and why.
     closing: Option<(Peer, Option<BrokerError>)>,
+    /// Its end was told.
+    end_told: bool,
     /// All channels were closed with the connection.
     closed: bool,
     /// Memory of all channels, as far as it was counted.
@@ -53,6 +55,7 @@ impl Connection {
             gapped: late,
             logged_in: late,
             closing: None,
+            end_told: false,
             closed: false,
             cost: 0,
             touched: None,
@@ -107,13 +110,13 @@ impl Connection {
                 self.closing = Some((from, error));
                 if from == Peer::Broker {
                     self.end(out);
-                    out.push(Operation::ConnectionClosed);
+                    self.tell_end(true, out);
                 }
             }
             Method::ConnectionCloseOk => {
                 self.end(out);
                 if from == Peer::Broker {
-                    out.push(Operation::ConnectionClosed);
+                    self.tell_end(true, out);
                 }
             }
             Method::Blocked { reason } => {
@@ -233,6 +236,15 @@ impl Connection {
             }
         }
         self.cost = 0;
+    }
+
+    /// Says that the connection has ended, unless that was said.
+    pub fn tell_end(&mut self, agreed: bool, out: &mut Output<'_>) {
+        if std::mem::replace(&mut self.end_told, true) {
+            return;
+        }
+        let (by, error) = self.closing.clone().map_or((None, None), |(by, error)| (Some(by), error));
+        out.push(Operation::ConnectionEnded { by, error, agreed });
     }
 
     fn open(&mut self, number: u16, life: Life, out: &mut Output<'_>) {

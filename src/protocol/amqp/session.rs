@@ -183,6 +183,9 @@ impl Session {
     /// The connection has ended.
     pub fn closed(&mut self, out: &mut Output<'_>) {
         self.state.connection.end(out);
+        if self.state.proved {
+            self.state.connection.tell_end(false, out);
+        }
     }
 
     /// Nobody will know how the connection goes on.

@@ -193,6 +193,11 @@ fn render(operation: &Operation) -> String {
             number(gap.bytes),
             number(gap.deliveries)
         ),
+        Operation::ConnectionEnded { by, error, agreed } => {
+            let by = by.map_or("nobody".into(), |by| format!("{by:?}"));
+            let error = error.as_ref().map_or(String::new(), |error| format!(" {}", error.code));
+            format!("connection ended by {by}{error}{}", if *agreed { "" } else { ", not agreed" })
+        }
         other => format!("{other:?}"),
     }
 }
@@ -251,7 +256,7 @@ fn a_connection_from_its_first_byte() {
     talk.expect(
         "
         channel 1.0 closed by Client with its connection
-        ConnectionClosed",
+        connection ended by Client",
     );
     assert!(talk.sessions.is_empty());
     assert_eq!(talk.sessions.cost(), 0);
@@ -465,7 +470,8 @@ fn connections_end_in_three_ways() {
         "
         channel 2.0 opened
         channel 1.0 closed by nobody with its connection
-        channel 2.0 closed by nobody with its connection",
+        channel 2.0 closed by nobody with its connection
+        connection ended by nobody, not agreed",
     );
     let mut talk = Talk::open();
     talk.broker(&wire::connection_close(320, "CONNECTION_FORCED - shutdown")).client(&wire::connection_close_ok());
@@ -473,7 +479,7 @@ fn connections_end_in_three_ways() {
     talk.expect(
         "
         channel 1.0 closed by Broker 320 with its connection
-        ConnectionClosed",
+        connection ended by Broker 320",
     );
     // Closed before, its channels leave nothing to say but this.
     let mut talk = Talk::open();
@@ -482,13 +488,14 @@ fn connections_end_in_three_ways() {
     talk.expect(
         "
         channel 1.0 closed by Client
-        ConnectionClosed",
+        connection ended by Client",
     );
     let mut talk = Talk::open();
     talk.client(&wire::connection_close(200, "bye")).hang_up();
     talk.expect(
         "
-        channel 1.0 closed by Client with its connection",
+        channel 1.0 closed by Client with its connection
+        connection ended by Client, not agreed",
     );
 }
 

@@ -99,12 +99,12 @@ def reject_mixed(s):
     drain(s, dead, 20)
 
 
-def retry_loop(s, channel, ttl=60):
+def retry_loop(s, channel, ttl=60, part="work"):
     """Work → dead-letter exchange → a queue where messages only expire → work."""
-    work_name, retry_name = s.name("work"), s.name("retry")
+    work_name, retry_name = s.name(part), s.name("retry")
     channel.queue("retry", {"retry": True}, arguments={
         "x-message-ttl": ttl, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": work_name})
-    channel.queue("work", {"retry": True}, arguments={
+    channel.queue(part, {"retry": True}, arguments={
         "x-dead-letter-exchange": "", "x-dead-letter-routing-key": retry_name})
     return work_name, retry_name
 
