@@ -183,8 +183,8 @@ pub(super) struct Channel {
     recent: VecDeque<MessageRef>,
     /// Its opening was seen, and all that the broker has sent on it since.
     pub complete: bool,
-    /// What its consumers do of which nobody saw whether they settle, by tag; `None`: basic.get.
-    habits: BTreeMap<Option<Name>, Habit>,
+    /// What its consumers do of which nobody saw whether they settle, by tag.
+    habits: BTreeMap<Name, Habit>,
     /// The latest time at which frames of the client were lost, or at which it settled a delivery that was not known. Each
     /// direction is put in order by itself, so a delivery from before may still come.
     pub doubt_until: Option<Timestamp>,
@@ -220,8 +220,10 @@ impl Channel {
     /// Consumers whose habits are watched at most.
     const MOST_HABITS: usize = 1024;
 
-    /// The habit of a consumer that began before the capture; `None` if there are too many of them.
-    pub fn habit(&mut self, consumer: &Option<Name>) -> Option<&mut Habit> {
+    /// The habit of a consumer that began before the capture; `None` if there are too many of them, and for basic.get, of which
+    /// each is free to do otherwise.
+    pub fn habit(&mut self, consumer: Option<&Name>) -> Option<&mut Habit> {
+        let consumer = consumer?;
         if self.habits.len() >= Self::MOST_HABITS && !self.habits.contains_key(consumer) {
             return None;
         }
@@ -230,18 +232,20 @@ impl Channel {
 
     /// Whether it is certain that a delivery's consumer settles.
     pub fn settles(&self, held: &Held) -> bool {
-        !held.unsure || self.habits.get(&held.consumer).is_some_and(|habit| habit.settles)
+        !held.unsure
+            || held.consumer.as_ref().and_then(|consumer| self.habits.get(consumer)).is_some_and(|habit| habit.settles)
     }
 
     /// Whether it was concluded that this consumer does not settle.
-    pub fn is_presumed_automatic(&self, consumer: &Option<Name>) -> bool {
-        !self.habits.is_empty() && self.habits.get(consumer).is_some_and(|habit| habit.presumed_automatic)
+    pub fn is_presumed_automatic(&self, consumer: Option<&Name>) -> bool {
+        !self.habits.is_empty()
+            && consumer.and_then(|consumer| self.habits.get(consumer)).is_some_and(|habit| habit.presumed_automatic)
     }
 
     /// A settlement has named this delivery.
     pub fn was_settled(&mut self, held: &Held) {
         if held.unsure
-            && let Some(habit) = self.habit(&held.consumer)
+            && let Some(habit) = self.habit(held.consumer.as_ref())
         {
             *habit = Habit { settles: true, ..Habit::default() };
         }
@@ -277,9 +281,18 @@ impl Channel {
     /// Of how many publishes that an answer covers, the oldest, another answer may have been lost in a hole. Of the one that
     /// is named none was: the broker answers once.
     pub fn answered_unseen(&self, tags: Tags) -> usize {
+        match tags {
+            Tags::One(_) => 0,
+            Tags::UpTo(tag) => self.published_before_hole(Tags::UpTo(tag.saturating_sub(1))),
+            Tags::All => self.published_before_hole(Tags::All),
+        }
+    }
+
+    /// How many publishes that an answer covers, the oldest, a hole in the broker's frames came after.
+    pub fn published_before_hole(&self, tags: Tags) -> usize {
         let last = match tags {
-            Tags::One(_) => return 0,
-            Tags::UpTo(tag) => self.answered_unseen.min(tag.saturating_sub(1)),
+            Tags::One(tag) => return usize::from(tag <= self.answered_unseen),
+            Tags::UpTo(tag) => self.answered_unseen.min(tag),
             Tags::All => self.answered_unseen,
         };
         if last == 0 { 0 } else { self.unconfirmed.count_to(last) }

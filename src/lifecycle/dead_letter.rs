@@ -215,6 +215,9 @@ impl Lifecycles {
             return;
         }
         let Some(latest) = deaths.first() else { return };
+        if may_be_back(queue, deaths) {
+            return;
+        }
         let comes_back = deaths.iter().any(|death| same_name(Some(&death.queue), queue))
             || self.has_returned(time, reference, &latest.queue, queue, observer);
         for (index, death) in deaths.iter().enumerate().rev() {
@@ -321,6 +324,12 @@ impl Lifecycles {
         observer.transition(&line);
         self.settle_message(reference);
     }
+}
+
+/// Whether a message may be back in a queue that it died in: it expired on its way, and which queue this is is not known. Then
+/// it would be a retry, and no dead letter.
+pub(super) fn may_be_back(queue: Option<&Name>, deaths: &[Death]) -> bool {
+    queue.is_none() && matches!(deaths, [latest, _, ..] if reason_of(latest) == Some(Reason::Expired))
 }
 
 /// The broker's word for why a message died (RabbitMQ, dead letter exchanges: `reason`).

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::channel::Held;
+use super::dead_letter::may_be_back;
 use super::message::{Chain, Message, Moment, Reader, Route, same_name};
 use super::messages::{MessageRef, Messages};
 use super::party::Party;
@@ -47,7 +48,8 @@ impl Lifecycles {
         let body = message.body.filter(|_| message.message_id.is_none() && message.body_size != Some(0));
         let broker_count = message.extras.as_ref().and_then(|extras| extras.delivery_count);
         let deaths = message.extras.as_ref().map_or(&[][..], |extras| &extras.deaths);
-        let death = deaths.first().map(|death| death.queue.clone());
+        let arrived_from = deaths.first().filter(|_| !may_be_back(delivery.queue.as_ref(), deaths));
+        let death = arrived_from.map(|death| death.queue.clone());
         let died_here = deaths.iter().any(|death| same_name(Some(&death.queue), delivery.queue.as_ref()));
         let reference = self.message_of(time, &delivery, &route, message, &party, observer);
         let Some(place) = self.chain_of(reference, &delivery) else { return };
@@ -244,7 +246,7 @@ impl Lifecycles {
         let connection = self.connection(id.connection);
         let channel = connection.channel(id);
         let inferred = automatic.is_none();
-        if automatic == Some(true) || (inferred && channel.is_presumed_automatic(&held.consumer)) {
+        if automatic == Some(true) || (inferred && channel.is_presumed_automatic(held.consumer.as_ref())) {
             if !party.reads_seen {
                 self.messages.processing(time, &held, party, Evidence::Inferred, observer);
                 self.messages.settled_by_sending(time, &held, party, inferred, observer);
@@ -257,7 +259,7 @@ impl Lifecycles {
         }
         held.doubtful = channel.doubt_until.is_some_and(|until| time < until);
         let (tag, end, reference) = (held.tag, held.end, held.message);
-        let undecided = inferred.then(|| held.consumer.clone());
+        let undecided = held.consumer.clone().filter(|_| inferred);
         if channel.held.push(tag, held).is_err() {
             self.statistics.unmatched_settlements += 1;
             return;
@@ -286,15 +288,8 @@ impl Lifecycles {
     }
 
     /// Decides about a consumer that began before the capture, once there are enough deliveries to tell.
-    fn presume(
-        &mut self,
-        time: Timestamp,
-        id: ChannelId,
-        consumer: &Option<Name>,
-        party: &Party,
-        observer: &mut dyn Observer,
-    ) {
-        let Some(habit) = self.channel(id).habit(consumer) else { return };
+    fn presume(&mut self, time: Timestamp, id: ChannelId, consumer: &Name, party: &Party, observer: &mut dyn Observer) {
+        let Some(habit) = self.channel(id).habit(Some(consumer)) else { return };
         habit.deliveries += 1;
         if habit.settles || habit.deliveries < UNDECIDED {
             return;
@@ -302,9 +297,9 @@ impl Lifecycles {
         habit.presumed_automatic = true;
         let event = self.event(time, id.connection, "automatic_presumed");
         let mut event = super::Event { evidence: Evidence::Inferred, count: Some(UNDECIDED), ..event };
-        event.attributes.consumer_tag = consumer.as_ref();
+        event.attributes.consumer_tag = Some(consumer);
         observer.event(&event);
-        for held in self.channel(id).held.take_if(|held| held.unsure && held.consumer == *consumer) {
+        for held in self.channel(id).held.take_if(|held| held.unsure && held.consumer.as_ref() == Some(consumer)) {
             if !self.messages.is_latest(&held) {
                 continue;
             }

@@ -86,6 +86,8 @@ pub(super) struct Message {
     pub ambiguous: bool,
     /// The broker has still to say whether it took it.
     pub awaits_confirm: bool,
+    /// The broker returns it if no queue is bound for it.
+    pub mandatory: bool,
     /// Where it was published to; of a message whose publish was not seen, where its first delivery said it was.
     pub route: Arc<Route>,
     pub publisher: Option<Arc<Party>>,
@@ -112,6 +114,7 @@ impl Message {
             evidence: Evidence::Observed,
             ambiguous: false,
             awaits_confirm: false,
+            mandatory: false,
             route,
             publisher: None,
             message_id: None,

@@ -222,8 +222,8 @@ impl Lifecycles {
         self.clarify(time, connection, &operation);
         match operation {
             Operation::Session(facts) => self.session(connection, facts),
-            Operation::Published { channel, tag, destination, mandatory: _, message } => {
-                self.published(time, channel, tag, &destination, message, observer);
+            Operation::Published { channel, tag, destination, mandatory, message } => {
+                self.published(time, channel, (tag, mandatory), &destination, message, observer);
             }
             Operation::Confirmed { channel, tags, inferred, earlier } => {
                 let settlement = (!earlier).then(|| settle::settlement(!matches!(tags, Tags::One(_))));

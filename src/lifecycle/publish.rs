@@ -31,7 +31,7 @@ impl Lifecycles {
         &mut self,
         time: Timestamp,
         channel: ChannelId,
-        tag: Option<u64>,
+        (tag, mandatory): (Option<u64>, bool),
         destination: &Destination,
         message: Message,
         observer: &mut dyn Observer,
@@ -54,6 +54,7 @@ impl Lifecycles {
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
         entry.awaits_confirm = tag.is_some() && !ended;
+        entry.mandatory = mandatory;
         let reference = self.messages.insert(entry);
         if !ended {
             self.remember(channel, tag, reference);
@@ -136,14 +137,16 @@ impl Lifecycles {
     ) {
         let party = self.party(channel.connection);
         let known = self.channel(channel);
-        let doubtful = known.answered_unseen(tags);
+        let (doubtful, before_hole) = (known.answered_unseen(tags), known.published_before_hole(tags));
         let taken = known.unconfirmed.take(tags);
         if taken.is_empty() {
             self.statistics.unmatched_confirms += 1;
         }
         for (place, reference) in taken.into_iter().enumerate() {
             let Some(entry) = self.messages.get_mut(reference) else { continue };
-            if entry.state == State::Created {
+            // Its return, which comes before its confirm, may be in the hole.
+            let returned = entry.mandatory && place < before_hole;
+            if entry.state == State::Created && !returned {
                 entry.state = State::Confirmed;
                 // The lost one may have been a refusal, which happens hardly ever.
                 entry.evidence = emit::evidence(inferred || place < doubtful);

@@ -315,7 +315,7 @@ impl Stage {
             channel,
             tag: words.number("tag"),
             destination: self.destination(words),
-            mandatory: false,
+            mandatory: words.has("mandatory"),
             message: self.message(words),
         }
     }

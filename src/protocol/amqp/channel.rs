@@ -372,12 +372,14 @@ impl Channel {
         message: &Message,
         out: &mut Output<'_>,
     ) -> (Option<Name>, Option<Name>, Option<bool>) {
+        // Without its header it is not known whether the message is a copy for another queue.
+        let copied = message.body_size.is_none() || message.extras.as_ref().is_some_and(|extras| extras.carbon_copies);
         match from {
-            Source::Get { queue, automatic } => (None, queue, automatic),
+            Source::Get { queue, automatic } => {
+                let named = (destination.exchange.is_empty() && !copied).then(|| destination.routing_key.clone());
+                (None, queue.or(named), automatic)
+            }
             Source::Consumer(consumer) => {
-                // Without its header it is not known whether the message is a copy for another queue.
-                let copied =
-                    message.body_size.is_none() || message.extras.as_ref().is_some_and(|extras| extras.carbon_copies);
                 let room = out.room >= consumers::COST;
                 let origin = self.consumers.delivered(&consumer, tag, destination, copied, room, out.names);
                 let automatic = origin.automatic;

@@ -82,6 +82,19 @@ fn an_idle_connection_is_found_by_its_heartbeat() {
 }
 
 #[test]
+fn the_default_exchange_tells_the_queue_of_an_answer_whose_get_was_not_seen() {
+    let mut talk = Talk::new(false);
+    let got = |tag, exchange, key| [wire::get_ok(1, tag, exchange, key), wire::message(1, b"m")].concat();
+    talk.client(&wire::heartbeat()).broker(&got(1, "", "orders")).broker(&got(2, "ex", "orders"));
+    talk.expect(
+        "
+        session client=Forward name=? vhost=? broker=? late
+        delivered 1.0 tag=1 consumer=- queue=orders automatic=? size=1
+        delivered 1.0 tag=2 consumer=- queue=? automatic=? size=1",
+    );
+}
+
+#[test]
 fn a_body_that_looks_like_frames_is_not_believed_for_its_beginning() {
     // One whole frame inside something else, neither at a packet's beginning nor at its end.
     let mut talk = Talk::new(false);
