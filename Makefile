@@ -4,8 +4,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 WORK := $(or $(ACKTRAIL_WORK),$(CURDIR)/.work)
 PYTHON := $(WORK)/venv/bin/python
+# Where deps.sh puts Rust and Go if the machine has none that is new enough.
+export PATH := $(WORK)/rust/bin:$(WORK)/go/bin:$(PATH)
 
-.PHONY: help deps deps-build deps-demo build demo test test-core truth lint format bench clean
+.PHONY: help deps deps-build deps-lint deps-demo build demo test test-core truth lint format bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -15,6 +17,9 @@ deps: ## install what building, demonstrating and testing needs (Debian 12; syst
 
 deps-build:
 	@scripts/deps.sh build
+
+deps-lint:
+	@scripts/deps.sh lint
 
 deps-demo:
 	@scripts/deps.sh demo
@@ -34,7 +39,7 @@ test-core: ## the pure core only: no root, no clang, seconds
 truth: deps build ## only the truth tests: real brokers, real clients, every message (ONLY=regex, BROKER=3.10 or 4)
 	@cd tests/brokers && $(PYTHON) -m truth.run $(if $(ONLY),--only '$(ONLY)') $(if $(BROKER),--broker $(BROKER))
 
-lint: deps-build ## formatting and warnings, changes nothing
+lint: deps-lint ## formatting and warnings, changes nothing
 	@scripts/test.sh lint
 
 format: ## format Rust and C

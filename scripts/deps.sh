@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what building, demonstrating and testing acktrail needs, on Debian 12. Quiet, and quick when there is nothing to do.
 #
-#   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config
+#   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config, Rust
+#   scripts/deps.sh lint             build, and clang-format
 #   scripts/deps.sh demo             build, and a RabbitMQ with a Python client
 #   scripts/deps.sh test             demo, and everything that the tests compare with (the default)
 #
@@ -12,26 +13,43 @@ cd "$(dirname "$0")/.."
 work=${ACKTRAIL_WORK:-$PWD/.work}
 level=${1:-test}
 perftest_version=2.22.1
+rust_needed=1.88.0 rust_version=1.95.0 rustup_version=1.28.2
+go_needed=1.26.0 go_version=1.26.8
+export PATH=$work/rust/bin:$work/go/bin:$PATH
 mkdir -p "$work/log"
 
 main() {
     case $level in
     build) build ;;
-    demo) build && demo ;;
-    test) build && demo && tests ;;
-    *) echo "deps.sh: build, demo or test, not '$level'" >&2 && exit 2 ;;
+    lint) build; lint ;;
+    demo) build; demo ;;
+    test) build; lint; demo; tests ;;
+    *) echo "deps.sh: build, lint, demo or test, not '$level'" >&2; exit 2 ;;
     esac
 }
 
 build() {
-    packages make gcc pkg-config clang libelf-dev zlib1g-dev
-    if ! command -v cargo >/dev/null; then
-        fail "Rust is missing, and Debian 12's is too old: install 1.88 or newer with rustup, then run this again"
+    packages make gcc pkg-config clang libelf-dev zlib1g-dev ca-certificates
+    # One that is new enough is used as it is. Once there is one in .work, it is that one.
+    local have=
+    have=$(rustc --version 2>/dev/null | cut -d' ' -f2) || have=
+    if [ -e "$work/rust" ] || ! command -v cargo >/dev/null || ! newer "${have:-0}" $rust_needed; then
+        command -v curl >/dev/null || packages curl
+        step rust "Rust $rust_version, in $work/rust (found: ${have:-none}; needed: $rust_needed)" $rust_version \
+            "$work/rust/bin/cargo" make_rust
     fi
-    local have
-    have=$(rustc --version | cut -d' ' -f2)
-    newer "$have" 1.88.0 || fail "Rust $have is too old: 1.88 or newer is needed (rustup update)"
 }
+
+golang() {
+    command -v go >/dev/null || packages golang-go
+    local have
+    have=$(go version | sed 's/^go version go//; s/ .*//')
+    if [ -e "$work/go" ] || ! newer "$have" $go_needed; then
+        step go "Go $go_version, in $work/go (found: $have; needed: $go_needed)" $go_version "$work/go/bin/go" make_golang
+    fi
+}
+
+lint() { packages clang-format; }
 
 demo() {
     packages rabbitmq-server python3-venv
@@ -40,10 +58,10 @@ demo() {
 }
 
 tests() {
-    packages clang-format bpftool iproute2 tshark mmdebstrap
+    packages bpftool iproute2 nftables tshark mmdebstrap
     command -v javac >/dev/null || packages default-jdk-headless
     command -v mvn >/dev/null || packages maven
-    command -v go >/dev/null || packages golang-go
+    golang
     step rabbitmq4 "RabbitMQ 4 of Debian trixie, in a chroot" 1 "$work/rabbitmq4/usr/sbin/rabbitmq-server" make_rabbitmq4
     step perftest "PerfTest $perftest_version and the Java client" "$perftest_version" \
         "$work/perftest/perf-test-$perftest_version.jar" make_perftest
@@ -53,6 +71,34 @@ tests() {
     step lapin-client "truth client, Rust (lapin)" "$(fingerprint tests/brokers/clients/lapin)" \
         "$work/clients/truth-lapin" make_lapin
     step collector "OpenTelemetry Collector" "$(fingerprint tests/collector)" "$work/otelcol-0.155.0" make_collector
+}
+
+# With rustup, whose checksums are those beside it on static.rust-lang.org. Touches nothing outside of .work.
+make_rust() {
+    local host sum from=${RUSTUP_UPDATE_ROOT:-https://static.rust-lang.org/rustup} get=$work/rustup-init
+    case $(uname -m) in
+    x86_64) host=x86_64-unknown-linux-gnu sum=20a06e644b0d9bd2fbdbfd52d42540bdde820ea7df86e92e533c073da0cdd43c ;;
+    aarch64) host=aarch64-unknown-linux-gnu sum=e3853c5a252fca15252d07cb23a1bdd9377a8c6f3efa01531109281ae47f841c ;;
+    *) without_rust "not for $(uname -m)" ;;
+    esac
+    rm -rf --one-file-system "$work/rust" "$work/rustup"
+    curl -fsSL --connect-timeout 20 --retry 2 -o "$get" "$from/archive/$rustup_version/$host/rustup-init" ||
+        without_rust "$from cannot be reached"
+    echo "$sum  $get" | sha256sum --check --quiet || without_rust "what came from $from is not rustup $rustup_version"
+    chmod +x "$get"
+    RUSTUP_HOME=$work/rustup CARGO_HOME=$work/rustup/cargo RUSTUP_INIT_SKIP_PATH_CHECK=yes "$get" -y --quiet \
+        --no-modify-path --profile minimal --component clippy --component rustfmt --default-toolchain $rust_version ||
+        without_rust "rustup failed"
+    rm "$get"
+    # The toolchain itself, not rustup's stand-ins for it, which would want RUSTUP_HOME.
+    ln -s "rustup/toolchains/$rust_version-$host" "$work/rust"
+}
+
+without_rust() {
+    echo "Rust could not be installed: $1" >&2
+    echo "Install $rust_needed or newer in another way and run this again: https://rustup.rs, or from Debian 12's security" >&2
+    echo "updates, without clippy: apt-get install rustc-web cargo-web rustfmt-web" >&2
+    exit 1
 }
 
 make_venv() {
@@ -82,6 +128,18 @@ make_java() {
     rm -rf "$work/clients/java" && mkdir -p "$work/clients/java"
     javac -Xlint:all -Werror -Xlint:-classfile,-processing -cp "$work/perftest/*" -d "$work/clients/java" \
         tests/brokers/clients/java/*.java
+}
+
+# As a module, which any older Go can get and checks against Go's own database of checksums.
+make_golang() {
+    local get=$work/go.get zip=golang.org/toolchain@v0.0.1-go$go_version.linux-$(go env GOARCH)
+    rm -rf --one-file-system "$work/go" "$get"
+    mkdir "$get"
+    (cd "$get" && echo 'module get' >go.mod && GOMODCACHE=$get GOFLAGS=-modcacherw go mod download "$zip")
+    # Modules hold no executables.
+    chmod +x "$get/$zip"/bin/* "$get/$zip"/pkg/tool/*/*
+    mv "$get/$zip" "$work/go"
+    rm -r "$get"
 }
 
 make_go() {
@@ -122,7 +180,13 @@ packages() {
 step() {
     local name=$1 words=$2 print=$3 result=$4 stamp=$work/stamp.$1 from=$SECONDS
     [ -e "$result" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$print" ] && return
-    if ! (set -e; "$5") >"$work/log/$name.log" 2>&1 </dev/null || [ ! -e "$result" ]; then
+    # Not as a condition of `if`: there `set -e` would hold for nothing in it.
+    local rc=0
+    set +e
+    (set -e; "$5") >"$work/log/$name.log" 2>&1 </dev/null
+    rc=$?
+    set -e
+    if [ $rc != 0 ] || [ ! -e "$result" ]; then
         tail -20 "$work/log/$name.log" >&2
         fail "$words: failed; all of it is in $work/log/$name.log"
     fi

@@ -9,6 +9,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export ACKTRAIL_WORK=${ACKTRAIL_WORK:-$PWD/.work}
 work=$ACKTRAIL_WORK
+export PATH=$work/rust/bin:$work/go/bin:$PATH
 logs=$work/log/test
 target=${CARGO_TARGET_DIR:-$PWD/target}
 passed=0 failed=0 failures=()
