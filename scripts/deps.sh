@@ -2,7 +2,7 @@
 # Installs what building, demonstrating and testing acktrail needs, on Debian 12. Quiet, and quick when there is nothing to do.
 #
 #   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config, Rust
-#   scripts/deps.sh lint             build, and clang-format
+#   scripts/deps.sh lint             build, and what the checks need
 #   scripts/deps.sh demo             build, and a RabbitMQ with a Python client
 #   scripts/deps.sh test             demo, and everything that the tests compare with (the default)
 #
@@ -49,7 +49,7 @@ golang() {
     fi
 }
 
-lint() { packages clang-format; }
+lint() { packages clang-format curl python3; }
 
 demo() {
     packages rabbitmq-server python3-venv

@@ -4,7 +4,8 @@
 #   scripts/test.sh            everything (make test, CI)
 #   scripts/test.sh lint       formatting and warnings only
 #
-# What cannot run here says so and counts as failed: a test that is left out proves nothing.
+# What cannot run here says so and counts as failed: a test that is left out proves nothing. Only the advisories, which are not
+# ours and change without us, may be out of reach; then the end says that they were not checked.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export ACKTRAIL_WORK=${ACKTRAIL_WORK:-$PWD/.work}
@@ -12,7 +13,7 @@ work=$ACKTRAIL_WORK
 export PATH=$work/rust/bin:$work/go/bin:$PATH
 logs=$work/log/test
 target=${CARGO_TARGET_DIR:-$PWD/target}
-passed=0 failed=0 failures=()
+passed=0 failed=0 failures=() unchecked=()
 mkdir -p "$logs"
 
 main() {
@@ -28,6 +29,7 @@ main() {
         echo "FAILED: $name (all of it: $logs/$name.log)"
         causes "$logs/$name.log" | cut -c-400 | sed 's/^/    /'
     done
+    for what in "${unchecked[@]}"; do echo "NOT CHECKED: $what"; done
     echo "$((SECONDS - from)) s in all"
     echo "$passed passed, $failed failed"
     [ $failed = 0 ]
@@ -42,6 +44,20 @@ lint() {
     done
     step clang-format clang-format --dry-run -Werror bpf/*.[ch]
     step scripts bash -n scripts/*.sh .ci/run
+    advisories
+}
+
+# Versions in the lock files with known vulnerabilities. ACKTRAIL_ADVISORIES names a copy of the database (see advisories.py).
+advisories() {
+    local database=${ACKTRAIL_ADVISORIES:-$work/advisory-db.tar.gz}
+    local from=https://github.com/rustsec/advisory-db/archive/refs/heads/main.tar.gz
+    if [ -z "${ACKTRAIL_ADVISORIES:-}" ] && ! curl -fsSL --connect-timeout 10 --max-time 120 -o "$database" "$from" \
+        2>"$logs/advisories.log"; then
+        unchecked+=("known vulnerabilities of dependencies: no advisory database, $(tail -1 "$logs/advisories.log")")
+        printf '%-14s NOT CHECKED\n' advisories
+        return
+    fi
+    step advisories python3 scripts/advisories.py "$database"
 }
 
 everything() {
