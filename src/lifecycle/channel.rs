@@ -181,6 +181,8 @@ pub(super) struct Channel {
     pub unconfirmed: Outstanding<MessageRef>,
     /// The latest publishes without a confirm tag, for a channel close that names one of them.
     recent: VecDeque<MessageRef>,
+    /// How many of these, the oldest, a hole in the broker's frames came after.
+    recent_before_hole: usize,
     /// Its opening was seen, and all that the broker has sent on it since.
     pub complete: bool,
     /// What its consumers do of which nobody saw whether they settle, by tag.
@@ -191,7 +193,7 @@ pub(super) struct Channel {
     /// Frames of the broker were lost: a confirm may have been among them.
     pub confirms_doubtful: bool,
     /// The last publish that one of them may have been for.
-    pub answered_unseen: u64,
+    answered_unseen: u64,
     /// The client has asked for everything outstanding again.
     pub recovering: bool,
     /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).
@@ -263,6 +265,7 @@ impl Channel {
     pub fn remember(&mut self, message: MessageRef) {
         if self.recent.len() >= Self::MOST_RECENT {
             self.recent.pop_front();
+            self.recent_before_hole = self.recent_before_hole.saturating_sub(1);
         }
         self.recent.push_back(message);
     }
@@ -271,10 +274,27 @@ impl Channel {
     pub fn learn_tags(&mut self, first: u64, publishes: u64) {
         let known = usize::try_from(publishes).unwrap_or(usize::MAX).min(self.recent.len());
         let Some(first) = first.checked_add(publishes - known as u64) else { return };
-        let learned = self.recent.split_off(self.recent.len() - known);
+        let kept = self.recent.len() - known;
+        let before_hole = self.recent_before_hole.saturating_sub(kept) as u64;
+        if before_hole > 0 {
+            self.answered_unseen = self.answered_unseen.max(first.saturating_add(before_hole - 1));
+        }
+        self.recent_before_hole = self.recent_before_hole.min(kept);
+        let learned = self.recent.split_off(kept);
         for (tag, message) in (first..).zip(learned) {
             // Tags that are known already are later ones; a contradiction is dropped, not guessed at.
             let _ = self.unconfirmed.push(tag, message);
+        }
+    }
+
+    /// Frames of the broker were lost: confirms, perhaps, and what it took back.
+    pub fn missed_broker(&mut self) {
+        self.confirms_doubtful = true;
+        self.complete = false;
+        self.answered_unseen = self.unconfirmed.last().unwrap_or(0).max(self.answered_unseen);
+        self.recent_before_hole = self.recent.len();
+        if std::mem::take(&mut self.recovering) {
+            self.held.iter_mut().for_each(|held| held.doubtful = true);
         }
     }
 

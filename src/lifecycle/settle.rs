@@ -379,13 +379,7 @@ impl Lifecycles {
         for (&(number, incarnation), channel) in touched {
             observer.explained(ChannelId { connection, number, incarnation }, None);
             if gap.from_broker {
-                channel.confirms_doubtful = true;
-                channel.answered_unseen = channel.unconfirmed.last().unwrap_or(0);
-                // What the broker took back was in the hole.
-                if std::mem::take(&mut channel.recovering) {
-                    channel.held.iter_mut().for_each(|held| held.doubtful = true);
-                }
-                channel.complete = false;
+                channel.missed_broker();
             } else {
                 channel.doubt_until = channel.doubt_until.max(Some(time));
                 channel.held.iter_mut().for_each(|held| held.doubtful = true);
