@@ -145,6 +145,7 @@ class Broker:
             "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_IP_ADDRESS": self.listen,
             "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_DIST_PORT": str(self.dist_port),
             "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP": f"{inside}/erl_crash.dump",
             "RABBITMQ_MNESIA_BASE": f"{inside}/mnesia", "RABBITMQ_LOG_BASE": f"{inside}/log",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{inside}/plugins", "RABBITMQ_CONFIG_FILE": f"{inside}/rabbitmq.conf",
             # The start script then becomes the Erlang node instead of watching it: one process, which ends with this one.
