@@ -101,6 +101,12 @@ impl Outputs {
         self.view = Some(view);
     }
 
+    /// Ends the live view; how many lines it could not show.
+    #[cfg(feature = "kernel")]
+    pub fn finish_view(&mut self, patience: Duration) -> u64 {
+        self.view.as_mut().map_or(0, |view| view.finish(patience))
+    }
+
     /// Nobody looks at the live view any more.
     #[cfg(feature = "kernel")]
     pub fn view_closed(&self) -> bool {

@@ -10,7 +10,7 @@ use super::ready::Ready;
 use super::run::Agent;
 use super::signals::Signals;
 use super::view::View;
-use super::{Failure, note};
+use super::{Failure, note, say};
 use crate::agent_socket::{Client, ClientError, Format};
 use crate::config::LogLevel;
 use crate::filter::Filter;
@@ -73,8 +73,9 @@ fn from_capture(invocation: &Invocation, signals: &Signals) -> Result<ExitCode, 
     let config = &invocation.config;
     let mut ready = Ready::prepare(&config.agent)?;
     let mut outputs = Outputs::without_files();
-    let view = View::stdout(&config.trace.filter, config.trace.json, config)?;
     let mut agent = Agent::attach(config)?;
+    // After that: its thread must have no privilege either.
+    let view = View::behind_stdout(&config.trace.filter, config.trace.json, config)?;
     outputs.show(view);
     ready.announce()?;
     while !signals.stop() && !outputs.view_closed() {
@@ -84,5 +85,10 @@ fn from_capture(invocation: &Invocation, signals: &Signals) -> Result<ExitCode, 
         agent.step(&mut outputs, PACE)?;
     }
     ready.stopping()?;
+    agent.drain(&mut outputs)?;
+    let unshown = outputs.finish_view(PATIENCE);
+    if unshown > 0 {
+        say(&format!("{unshown} lines were not shown: the output did not take them in time"));
+    }
     Ok(ExitCode::SUCCESS)
 }

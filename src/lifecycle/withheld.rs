@@ -25,10 +25,18 @@ const MOST_LINES: usize = 8192;
 /// The lines that wait, by message.
 #[derive(Default)]
 pub struct Withheld {
-    waiting: HashMap<Identity, Vec<Kept>>,
-    /// Since when each of them waits, in order; also of those that do not any more.
-    since: VecDeque<(Timestamp, Identity)>,
+    waiting: HashMap<Identity, Waiting>,
+    /// Since when each of them waits, and which number it has, in order; also of those that do not any more.
+    since: VecDeque<(Timestamp, u64, Identity)>,
+    /// How many have waited so far.
+    number: u64,
     lines: usize,
+}
+
+/// A message's lines.
+struct Waiting {
+    number: u64,
+    lines: Vec<Kept>,
 }
 
 impl Withheld {
@@ -57,14 +65,15 @@ impl Withheld {
     }
 
     fn release_oldest(&mut self, listener: &mut dyn Observer) {
-        if let Some((_, message)) = self.since.pop_front()
-            && let Some(lines) = self.waiting.remove(&message)
+        if let Some((_, number, message)) = self.since.pop_front()
+            && self.waiting.get(&message).is_some_and(|waiting| waiting.number == number)
         {
-            self.tell(&lines, listener);
+            self.release(&message, listener);
         }
     }
 
-    fn tell(&mut self, lines: &[Kept], listener: &mut dyn Observer) {
+    fn release(&mut self, message: &Identity, listener: &mut dyn Observer) {
+        let Some(Waiting { lines, .. }) = self.waiting.remove(message) else { return };
         self.lines -= lines.len();
         for kept in lines {
             listener.transition(&kept.line());
@@ -73,20 +82,21 @@ impl Withheld {
 
     /// Takes a line of a message that waits, or begins to with it.
     fn keep(&mut self, message: Identity, line: &Transition<'_>, listener: &mut dyn Observer) {
-        let kept = self.waiting.entry(message).or_insert_with(|| {
-            self.since.push_back((line.time, message));
-            Vec::new()
+        let waiting = self.waiting.entry(message).or_insert_with(|| {
+            self.number += 1;
+            self.since.push_back((line.time, self.number, message));
+            Waiting { number: self.number, lines: Vec::new() }
         });
         let mut line = *line;
         // What follows from a failure has the failure's reason.
-        if let Some(last) = kept.last()
+        if let Some(last) = waiting.lines.last()
             && line.state == State::Retrying
             && line.previous == Some(last.fixed.state)
             && line.reason.is_none()
         {
             line.awaits = last.fixed.awaits;
         }
-        kept.push(Kept::new(&line));
+        waiting.lines.push(Kept::new(&line));
         self.lines += 1;
         while self.lines > MOST_LINES {
             self.release_oldest(listener);
@@ -95,23 +105,20 @@ impl Withheld {
 
     fn explain(&mut self, channel: ChannelId, why: Option<Why>, listener: &mut dyn Observer) {
         let mut complete = Vec::new();
-        for (message, lines) in &mut self.waiting {
+        for (message, Waiting { number, lines }) in &mut self.waiting {
             for kept in lines.iter_mut().filter(|kept| kept.fixed.awaits == Some(channel)) {
                 kept.explain(why);
             }
             if lines.iter().all(|kept| kept.fixed.awaits.is_none()) {
-                complete.push(*message);
+                complete.push((*number, *message));
             }
         }
         // In the order in which they came.
-        let place = |message: &Identity| self.since.iter().position(|(_, other)| other == message);
-        complete.sort_by_cached_key(place);
-        for message in complete {
-            if let Some(lines) = self.waiting.remove(&message) {
-                self.tell(&lines, listener);
-            }
+        complete.sort_unstable();
+        for (_, message) in complete {
+            self.release(&message, listener);
         }
-        while self.since.front().is_some_and(|(_, message)| !self.waiting.contains_key(message)) {
+        while self.since.front().is_some_and(|(_, _, message)| !self.waiting.contains_key(message)) {
             self.since.pop_front();
         }
     }
