@@ -258,6 +258,7 @@ impl Lifecycles {
                 self.delivered(time, delivery, &destination, message, observer);
             }
             Operation::Read { flow, from, position } => self.read(time, connection, flow, from..position, observer),
+            Operation::Recovered { channel, spared } => self.recovered(time, channel, &spared, observer),
             Operation::RecoverAsked(channel) => self.channel(channel).recovering = true,
             Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
             Operation::SettleFailed { channel, tag, error } => {

@@ -43,9 +43,6 @@ impl Lifecycles {
         }
         let party = self.party(id.connection);
         let channel = self.channel(id);
-        if outcome == Outcome::Recovered {
-            channel.recovering = false;
-        }
         let taken = match tags {
             Tags::One(tag) => {
                 let held = channel.held.take_one(tag);
@@ -69,16 +66,39 @@ impl Lifecycles {
             self.channel(id).was_settled(held);
         }
         for held in taken {
-            // What was settled by being sent is not covered.
-            let spared = !self.channel(id).settles(&held);
             // Another settlement of it may have been lost in a hole; that of the tag that is named was not, or naming it again
             // would be refused.
-            if spared || (held.doubtful && tags != Tags::UpTo(held.tag)) {
-                self.forget_body(&held);
-                self.fate_unknown(time, &held, &party, observer);
-            } else {
-                self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
-            }
+            let certain = !held.doubtful || tags == Tags::UpTo(held.tag);
+            self.settle_with_others(time, id, held, certain, outcome, observer);
+        }
+    }
+
+    /// basic.recover was done.
+    pub(super) fn recovered(&mut self, time: Timestamp, id: ChannelId, spared: &[Tags], observer: &mut dyn Observer) {
+        let channel = self.channel(id);
+        channel.recovering = false;
+        for held in channel.held.take_if(|held| !spared.iter().any(|tags| tags.covers(held.tag))) {
+            let certain = !held.doubtful;
+            self.settle_with_others(time, id, held, certain, Outcome::Recovered, observer);
+        }
+    }
+
+    fn settle_with_others(
+        &mut self,
+        time: Timestamp,
+        id: ChannelId,
+        held: Held,
+        certain: bool,
+        outcome: Outcome,
+        observer: &mut dyn Observer,
+    ) {
+        let party = self.party(id.connection);
+        // What was settled by being sent is not covered.
+        if certain && self.channel(id).settles(&held) {
+            self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
+        } else {
+            self.forget_body(&held);
+            self.fate_unknown(time, &held, &party, observer);
         }
     }
 

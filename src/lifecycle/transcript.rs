@@ -210,7 +210,10 @@ impl Stage {
             "reject" => self.settle(on, &words, Outcome::RejectedByReject),
             "requeue" => self.settle(on, &words, Outcome::RequeuedByNack),
             "recover" if words.has("asked") => Operation::RecoverAsked(on),
-            "recover" => Operation::Settled { channel: on, tags: Tags::All, outcome: Outcome::Recovered },
+            "recover" => Operation::Recovered {
+                channel: on,
+                spared: words.number("spared").map(Tags::UpTo).into_iter().collect(),
+            },
             "close" => close(on, &words),
             "queue" => self.queue(&words),
             "consume" => Operation::ConsumerStarted {

@@ -44,6 +44,17 @@ pub enum Tags {
     All,
 }
 
+impl Tags {
+    /// Whether this one is among them.
+    pub fn covers(self, tag: u64) -> bool {
+        match self {
+            Tags::One(one) => tag == one,
+            Tags::UpTo(last) => tag <= last,
+            Tags::All => true,
+        }
+    }
+}
+
 /// How a consumer, or the protocol for it, settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -247,6 +258,14 @@ pub enum Operation {
     },
     /// The client asked for everything outstanding again (basic.recover); that it was done, the broker says.
     RecoverAsked(ChannelId),
+    /// Everything outstanding comes again. Not what a transaction has settled, which is committed, or rolled back, later: a
+    /// recover itself is in none.
+    Recovered {
+        /// Where.
+        channel: ChannelId,
+        /// What the transaction has settled.
+        spared: Vec<Tags>,
+    },
     /// The broker answered for publishes whose tags are not known (joined in the middle, or after a gap), so that nobody can
     /// say which they were.
     UnmatchedConfirm {

@@ -272,7 +272,8 @@ impl Channel {
 
     /// basic.recover was done: everything outstanding comes again.
     pub fn recovered(&mut self, out: &mut Output<'_>) {
-        self.settle(Tags::All, Outcome::Recovered, out);
+        let spared = self.transactions.as_ref().map_or(Vec::new(), |transactions| transactions.settled().collect());
+        out.push(Operation::Recovered { channel: self.id, spared });
     }
 
     fn publish(&mut self, exchange: &[u8], routing_key: &[u8], mandatory: bool, out: &mut Output<'_>) {

@@ -162,6 +162,11 @@ fn render(operation: &Operation) -> String {
             if *redelivered { " redelivered" } else { "" },
             show(message)
         ),
+        Operation::Recovered { spared, .. } if spared.is_empty() => "recovered".to_owned(),
+        Operation::Recovered { spared, .. } => {
+            let spared: Vec<_> = spared.iter().map(|tags| tagged(*tags)).collect();
+            format!("recovered, but {}", spared.join(" "))
+        }
         Operation::RecoverAsked(channel) => format!("recover asked {}.{}", channel.number, channel.incarnation),
         Operation::Settled { tags, outcome, .. } => format!("settled {} {outcome:?}", tagged(*tags)),
         Operation::SettleFailed { tag, error, .. } => format!("settle failed {} {}", number(*tag), error.code),
@@ -302,8 +307,8 @@ fn settlements_of_every_kind() {
         settled 8 RequeuedByReject
         settled 9 RejectedByReject
         recover asked 1.0
-        settled all Recovered
-        settled all Recovered",
+        recovered
+        recovered",
     );
 }
 
@@ -426,6 +431,25 @@ fn a_transaction_counts_when_it_is_committed() {
         "
         Transaction { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, committed: true, published: 1, settled: 1 }
         Transaction { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, committed: false, published: 1, settled: 0 }",
+    );
+}
+
+#[test]
+fn a_recover_is_in_no_transaction_and_spares_what_the_transaction_has_settled() {
+    let mut talk = Talk::open();
+    talk.client(&wire::tx(1, 10)).broker(&wire::tx(1, 11));
+    talk.client(&wire::ack(1, 2, true)).client(&wire::reject(1, 5, true));
+    talk.client(&wire::recover(1)).broker(&wire::recover_ok(1)).client(&wire::tx(1, 20)).broker(&wire::tx(1, 21));
+    talk.client(&wire::recover(1)).broker(&wire::recover_ok(1));
+    talk.expect(
+        "
+        recover asked 1.0
+        recovered, but <=2 5
+        settled <=2 Acknowledged
+        settled 5 RequeuedByReject
+        Transaction { channel: ChannelId { connection: ConnectionId(7), number: 1, incarnation: 0 }, committed: true, published: 0, settled: 2 }
+        recover asked 1.0
+        recovered",
     );
 }
 

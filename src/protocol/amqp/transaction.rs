@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::protocol::operation::Operation;
+use crate::protocol::operation::{Operation, Tags};
 
 /// Operations kept for a commit, over all transactions of a channel.
 const MOST_OPERATIONS: usize = 4096;
@@ -67,6 +67,15 @@ impl Transactions {
     /// How many operations are kept.
     pub fn kept(&self) -> usize {
         self.kept
+    }
+
+    /// What the transaction has settled so far.
+    pub fn settled(&self) -> impl Iterator<Item = Tags> {
+        let operations = self.before_gap.iter().chain([&self.open]).flat_map(|batch| &batch.operations);
+        operations.filter_map(|operation| match operation {
+            Operation::Settled { tags, .. } => Some(*tags),
+            _ => None,
+        })
     }
 
     /// The client ends the transaction: what is committed by that. `None` if too many ends wait for their answers.

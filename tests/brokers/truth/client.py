@@ -104,7 +104,7 @@ class Channel:
         self.chan = f"{client.port}/{number}/{client.incarnation(number)}"
         self.seen, self.outstanding = [], {}
         self.unconfirmed, self.confirmed, self.refused, self.returned = {}, [], [], []
-        self.last_queue, self._tag, self._open, self._tx = None, 0, True, None
+        self.last_queue, self._tag, self._open, self._tx, self._settled = None, 0, True, None, []
         self.confirming = False
 
     # Topology
@@ -242,17 +242,20 @@ class Channel:
     def _settle(self, how, delivery, requeue=None, multiple=False):
         tag = getattr(delivery, "tag", delivery)
         tags = [t for t in sorted(self.outstanding) if t == tag or (multiple and (t < tag or tag == 0))]
+        tags = [t for t in tags if t not in self._settled]
         if not tags:
             return
         self.log.add("settle", chan=self.chan, tags=tags, how=how, requeue=requeue, multiple=multiple, tx=self._tx)
         if self._tx is None:
             for settled in tags:
                 del self.outstanding[settled]
+        else:
+            self._settled += tags
 
     def recover(self):
-        """basic.recover with requeue: everything outstanding comes again."""
+        """basic.recover with requeue: everything outstanding comes again, but what a transaction has settled."""
         self.log.add("recover", chan=self.chan)
-        self.outstanding.clear()
+        self.outstanding = {tag: self.outstanding[tag] for tag in self._settled}
         self.pika.basic_recover(requeue=True)
 
     def cancel(self, tag):
@@ -261,6 +264,15 @@ class Channel:
         self.pika.basic_cancel(tag)
 
     # Transactions
+
+    @property
+    def transactional(self):
+        """Whether nothing counts before a commit."""
+        return self._tx is not None
+
+    def is_decided(self, delivery):
+        """Whether the transaction has settled a delivery, so that nothing may again before it ends."""
+        return delivery.tag in self._settled
 
     def tx(self):
         """tx.select."""
@@ -271,12 +283,16 @@ class Channel:
         """tx.commit."""
         self.log.add("commit", chan=self.chan, tx=self._tx)
         self._tx += 1
+        for settled in self._settled:
+            self.outstanding.pop(settled, None)
+        self._settled = []
         self.pika.tx_commit()
 
     def rollback(self):
         """tx.rollback."""
         self.log.add("rollback", chan=self.chan, tx=self._tx)
         self._tx += 1
+        self._settled = []
         self.pika.tx_rollback()
 
     # Ends

@@ -267,7 +267,11 @@ class _Rules:
         self._line(delivery, "Dropped", reason="queue_deleted", evidence="inferred", settlement=ANY, operation=ANY)
 
     def on_recover(self, entry):
+        decided = {tag for (chan, _), parts in self.pending.items() if chan == entry["chan"]
+                   for part in parts if part["op"] == "settle" for tag in part["tags"]}
         for tag in self._held(entry["chan"]):
+            if tag in decided:
+                continue
             self._again(self.open.pop((entry["chan"], tag)), "recovered", settlement="multiple", operation=ANY)
 
     def on_ended(self, entry):

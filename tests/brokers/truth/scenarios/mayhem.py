@@ -80,6 +80,8 @@ class Walk:
         client = self.s.client() if fresh else self.rng.choice(clients)
         if len(client.channels) < 40:
             self.channels.append(client.channel())
+            if self.rng.random() < 0.15:
+                self.channels[-1].tx()
 
     def consume(self):
         if not self.channels or self.rng.random() < 0.2:
@@ -100,13 +102,20 @@ class Walk:
 
     def one(self):
         """A delivery in somebody's hands, with its channel."""
-        held = [(channel, delivery) for channel in self.channels for delivery in channel.outstanding.values()]
+        held = [(channel, delivery) for channel in self.channels for delivery in channel.outstanding.values()
+                if not channel.is_decided(delivery)]
         return self.rng.choice(held) if held else (None, None)
+
+    def decide(self, channel):
+        """Commits, where the channel has transactions. No rollback: who joins amid one cannot know that there will be one."""
+        if channel and channel.transactional:
+            channel.commit()
 
     def ack(self):
         channel, delivery = self.one()
         if channel:
             channel.ack(delivery, multiple=self.rng.random() < 0.3)
+        self.decide(channel)
 
     def requeue(self):
         channel, delivery = self.one()
@@ -114,6 +123,7 @@ class Walk:
             channel.nack(delivery, requeue=True, multiple=self.rng.random() < 0.3)
         elif channel:
             channel.reject(delivery, requeue=True)
+        self.decide(channel)
 
     def refuse(self):
         channel, delivery = self.one()
@@ -121,6 +131,7 @@ class Walk:
             channel.nack(delivery, requeue=False, multiple=self.rng.random() < 0.3)
         elif channel:
             channel.reject(delivery, requeue=False)
+        self.decide(channel)
 
     def park(self):
         channel, delivery = self.one()
@@ -129,6 +140,7 @@ class Walk:
             self.parked.add(delivery.key)
             republish(channel, delivery, self.parking)
             channel.ack(delivery)
+            self.decide(channel)
 
     def recover(self):
         if self.channels:

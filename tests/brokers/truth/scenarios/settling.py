@@ -282,3 +282,22 @@ def busy_consumer(s):
     time.sleep(0.4)
     consumer.log.add("note", text="reading", chan=consumer.chan)
     consumer.client.wait(lambda: len(consumer.seen) == 5)
+
+
+@scenario()
+def recover_in_transaction(s):
+    """basic.recover is in no transaction, and spares what the open one has settled."""
+    client, channel, queue = filled(s, 5)
+    consumer = s.client().channel()
+    consumer.tx()
+    consumer.consume(queue)
+    consumer.client.wait(lambda: len(consumer.seen) == 5)
+    consumer.ack(consumer.seen[1], multiple=True)
+    consumer.reject(consumer.seen[3], requeue=False)
+    consumer.recover()
+    consumer.client.wait(lambda: len(consumer.seen) == 7)
+    consumer.commit()
+    for delivery in consumer.seen[5:]:
+        consumer.ack(delivery)
+    consumer.commit()
+    consumer.client.wait(seconds=0.02)
