@@ -24,6 +24,7 @@ pub mod lifecycle;
 pub mod names;
 pub mod pipeline;
 pub mod protocol;
+pub mod recorder;
 pub mod row;
 pub mod stream;
 pub mod suggest;

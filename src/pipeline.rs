@@ -1,5 +1,6 @@
 //! Joins the pure stages: records in, transitions and events out.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::capture::{Cookie, Counters, Direction, Record};
@@ -9,7 +10,7 @@ use crate::lifecycle::withheld::Withheld;
 use crate::lifecycle::{self, Lifecycles, MessageLimits};
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{self, Sessions, Trouble};
-use crate::stream::{self, Event, HoleCause, Streams};
+use crate::stream::{self, ConnectionId, Event, Flow, HoleCause, Position, Streams};
 use crate::time::Timestamp;
 
 /// Bounds of all stages.
@@ -23,7 +24,7 @@ pub struct Limits {
     pub messages: MessageLimits,
 }
 
-/// Bytes of a login in a recording: whose, from which TCP sequence number, how many.
+/// Bytes in a recording that are a login's, or may be: whose, from which TCP sequence number, how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {
     /// The sockets and directions at which these bytes were taken.
@@ -90,7 +91,7 @@ impl Pipeline {
         let (streams, mut stages) = self.split();
         streams.handle_record(record, &mut |event| stages.follow(&event, observer));
         if self.secrets.is_some() {
-            self.collect_ignored(record);
+            self.sessions.give_up_searches(record.time());
             self.collect_secrets();
         }
     }
@@ -122,12 +123,13 @@ impl Pipeline {
         self.streams.waiting_bytes()
     }
 
-    /// Gives up whatever bytes are waited for, so that nothing waits any more.
+    /// Gives up whatever bytes are waited for, and every boundary that is not proved, so that nothing waits any more.
     pub fn give_up_gaps(&mut self, now: Timestamp, observer: &mut dyn Observer) {
         let later = now.plus(Duration::from_secs(3600));
         let (streams, mut stages) = self.split();
         streams.handle_timeout(later, &mut |event| stages.follow(&event, observer));
         stages.flush(observer);
+        self.sessions.give_up_all_searches();
         self.collect_secrets();
     }
 
@@ -149,32 +151,38 @@ impl Pipeline {
         self.streams.remember_ended();
     }
 
-    /// The bytes of logins, and those that nobody has looked at, seen since the last call: whoever keeps records must wipe
-    /// them. To be asked with each record, and after each other call that hands bytes on.
+    /// The bytes of logins, and those that were passed over and may be the rest of one, found since the last call: whoever
+    /// keeps records must wipe them. To be asked before records are let go of.
     pub fn take_secrets(&mut self) -> Vec<Secret> {
         self.secrets.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Of the last record's bytes, those that nobody has looked at, or will: whoever keeps records must wipe them in this record
+    /// alone, for others may have them as well. Without them a replay sees the same.
+    pub fn unread(&self) -> &[Range<usize>] {
+        self.streams.unread()
+    }
+
+    /// Since when bytes wait for the decision whether they are secret: whoever keeps records must not let go of those that were
+    /// made at this time or later. It is never further back than some seconds of the records' own time.
+    pub fn undecided_since(&self) -> Option<Timestamp> {
+        self.sessions.undecided_since()
     }
 
     /// Finds out where secrets were tapped while that is still known.
     fn collect_secrets(&mut self) {
         let Some(secrets) = &mut self.secrets else { return };
-        for (connection, flow, range) in self.sessions.secrets() {
+        let streams = &self.streams;
+        let secret = |connection: ConnectionId, flow: Flow, range: Range<Position>| Secret {
+            taps: streams.taps(connection, flow).collect(),
             // A position's low 32 bits are its sequence number.
-            let start = (range.start & 0xffff_ffff) as u32;
-            let taps = self.streams.taps(connection, flow).collect();
-            secrets.push(Secret { taps, start, length: range.end.saturating_sub(range.start) });
-        }
+            start: (range.start & 0xffff_ffff) as u32,
+            length: range.end.saturating_sub(range.start),
+        };
+        secrets.extend(self.sessions.secrets().map(|(connection, flow, range)| secret(connection, flow, range)));
+        let evicted = streams.evicted().iter().cloned();
+        secrets.extend(evicted.map(|(connection, flow, range)| secret(connection, flow, range)));
         self.streams.remember_ended();
-    }
-
-    /// Bytes of a socket that was not announced may be a login as well.
-    fn collect_ignored(&mut self, record: &Record<'_>) {
-        if let (Some(secrets), Record::Segment(segment), true) = (&mut self.secrets, record, self.streams.is_ignored())
-        {
-            let taps = vec![(segment.cookie, segment.direction)];
-            let start = segment.sequence.wrapping_add(segment.offset);
-            secrets.push(Secret { taps, start, length: segment.bytes.len() as u64 });
-        }
     }
 
     /// Counts every method from now on ([`Sessions::method_counts`]).

@@ -15,6 +15,7 @@
 
 mod encoding;
 mod reader;
+mod wipes;
 mod writer;
 
 use std::fmt;
@@ -66,7 +67,7 @@ pub struct Totals {
     pub segments: u64,
     /// Payload bytes in the segments.
     pub bytes: u64,
-    /// Payload bytes that were overwritten with zeros because they were part of a login.
+    /// Payload bytes that were overwritten with zeros because they were part of a login, or nobody can say that they were not.
     pub wiped_bytes: u64,
     /// Blocks, without the end.
     pub blocks: u64,

@@ -12,23 +12,12 @@ use super::run::{attach, kernel_release, now};
 use super::signals::Signals;
 use super::{Failure, limits, note};
 use crate::capture::Record;
-use crate::capture::recording::{Header, Writer};
+use crate::capture::recording::Header;
 use crate::config::LogLevel;
-use crate::lifecycle::transition::{Event, Observer, Transition};
-use crate::pipeline::Pipeline;
+use crate::recorder::Recorder;
 
-/// Recorded bytes that wait in memory, at most about.
-const MOST_PENDING: usize = 32 << 20;
 /// Counters are recorded this often.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// The stages run along for the positions of logins only; what they find is nobody's here.
-struct Nobody;
-
-impl Observer for Nobody {
-    fn transition(&mut self, _: &Transition<'_>) {}
-    fn event(&mut self, _: &Event<'_>) {}
-}
 
 /// Records until it is told to end, or the duration is over.
 ///
@@ -46,11 +35,9 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         kernel: kernel_release(),
         host: config.record.host_name.then(host_name).flatten(),
     };
-    let mut writer = Writer::new(file, &header).map_err(cannot)?;
+    let mut recorder = Recorder::new(file, &header, limits(config)).map_err(cannot)?;
     let mut capture = attach(config)?;
     ready.announce()?;
-    let mut pipeline = Pipeline::new(limits(config));
-    pipeline.keep_secrets();
     let end = config.record.duration.map(|duration| Instant::now() + duration);
     let mut next_beat = Instant::now();
     let mut failed = None;
@@ -58,22 +45,14 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     while failed.is_none() {
         let left = end.map_or(HEARTBEAT, |end| end.saturating_duration_since(Instant::now()));
         let polled = capture.poll(left.min(HEARTBEAT), &mut |record| {
-            failed = write(&mut writer, &mut pipeline, &record).err().or(failed.take());
+            failed = recorder.record(&record).err().or(failed.take());
         })?;
         if next_beat <= Instant::now() || ending {
             next_beat = Instant::now() + HEARTBEAT;
             let counters = Record::Counters(capture.counters());
-            failed = write(&mut writer, &mut pipeline, &counters).err().or(failed.take());
+            failed = recorder.record(&counters).err().or(failed.take());
         }
-        // What waits behind a gap has not been looked at: a login could be among it. So nothing is written before everything
-        // has been, and a gap that lasts too long is given up for it.
-        if writer.pending_bytes() > MOST_PENDING || (ending && !polled.more) {
-            pipeline.give_up_gaps(now(), &mut Nobody);
-        }
-        wipe(&mut writer, &mut pipeline);
-        if pipeline.waiting_bytes() == 0 {
-            failed = writer.commit().err().or(failed.take());
-        }
+        failed = recorder.commit(now()).err().or(failed.take());
         if ending && !polled.more {
             break;
         }
@@ -83,26 +62,13 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     if let Some(error) = failed {
         return Err(cannot(error));
     }
-    let (file, totals) = writer.finish().map_err(cannot)?;
+    let (file, totals) = recorder.finish(now()).map_err(cannot)?;
     file.into_inner().map_err(|error| cannot(error.into_error()))?.sync_all().map_err(cannot)?;
     note(
         LogLevel::Info,
         &format!("{} records, {} bytes of payload, in {}", totals.records, totals.bytes, path.display()),
     );
     Ok(ExitCode::SUCCESS)
-}
-
-fn write(writer: &mut Writer<BufWriter<File>>, pipeline: &mut Pipeline, record: &Record<'_>) -> std::io::Result<()> {
-    writer.write(record)?;
-    pipeline.handle(record, &mut Nobody);
-    wipe(writer, pipeline);
-    Ok(())
-}
-
-fn wipe(writer: &mut Writer<BufWriter<File>>, pipeline: &mut Pipeline) {
-    for secret in pipeline.take_secrets() {
-        writer.wipe(&secret.taps, secret.start, secret.length);
-    }
 }
 
 fn host_name() -> Option<String> {

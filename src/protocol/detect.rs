@@ -34,6 +34,9 @@ pub(super) fn name(first: &[u8]) -> &'static str {
     "unknown"
 }
 
+/// Bytes that tell a TLS record.
+pub(super) const TLS_HEAD: u64 = 5;
+
 /// A TLS record: a handshake, or application data of a connection that was joined late (RFC 8446, section 5.1).
 pub(super) fn is_tls(first: &[u8]) -> bool {
     const LONGEST: u16 = (1 << 14) + 256;

@@ -1,12 +1,12 @@
 //! One session per connection, within a budget.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use hashbrown::HashMap;
 
 use super::Trouble;
-use super::amqp::{Ledger, Output, Session};
+use super::amqp::{LONGEST_DOUBT, Ledger, Output, Session};
 use super::operation::{Observed, Operation};
 use crate::names::Names;
 use crate::stream::{ConnectionId, Event, Flow, Position};
@@ -40,6 +40,8 @@ pub struct Sessions {
     sessions: HashMap<ConnectionId, Entry>,
     names: Names,
     secrets: Secrets,
+    /// Sessions with bytes that wait for a decision, and since when; only while secrets are kept.
+    undecided: BTreeSet<(Timestamp, ConnectionId)>,
     counts: Option<MethodCounts>,
     /// Memory of all sessions.
     cost: usize,
@@ -54,6 +56,8 @@ struct Entry {
     session: Box<Session>,
     cost: usize,
     used: u64,
+    /// Its entry in [`Sessions::undecided`].
+    undecided: Option<Timestamp>,
 }
 
 impl Sessions {
@@ -64,6 +68,7 @@ impl Sessions {
             sessions: HashMap::new(),
             names: Names::default(),
             secrets: Secrets::default(),
+            undecided: BTreeSet::new(),
             counts: None,
             cost: 0,
             clock: 0,
@@ -117,7 +122,7 @@ impl Sessions {
                 self.with(connection, time, out, |session, out, _| session.read(flow, from, position, out));
             }
             Event::Closed { connection, time } => {
-                self.with(connection, time, out, |session, out, _| session.closed(out));
+                self.with(connection, time, out, |session, out, ledger| session.closed(out, ledger));
                 self.remove(connection);
             }
         }
@@ -128,6 +133,36 @@ impl Sessions {
     /// too many, they come as fewer and larger ones.
     pub fn secrets(&mut self) -> impl Iterator<Item = (ConnectionId, Flow, Range<Position>)> + '_ {
         self.secrets.ranges.drain(..)
+    }
+
+    /// Since when bytes wait for the decision whether they are frames, or to be wiped ([`Sessions::secrets`]), while secrets are
+    /// kept: whoever keeps bytes must not let go of those that passed at this time or later. Never long before the time of the
+    /// last [`Sessions::give_up_searches`].
+    pub fn undecided_since(&self) -> Option<Timestamp> {
+        self.undecided.first().map(|(since, _)| *since)
+    }
+
+    /// Decides what has been undecided for long, so that it need not be kept any longer. It is the decision that the next bytes
+    /// would bring, whoever asks: records may come late by as much as they may be undecided.
+    pub fn give_up_searches(&mut self, now: Timestamp) {
+        let longest = u64::try_from(2 * LONGEST_DOUBT.as_nanos()).unwrap_or(u64::MAX);
+        self.give_up_searches_before(Timestamp(now.0.saturating_sub(longest)));
+    }
+
+    /// Decides everything. The bytes that are still to come may be understood later for it than without.
+    pub fn give_up_all_searches(&mut self) {
+        self.give_up_searches_before(Timestamp(u64::MAX));
+    }
+
+    fn give_up_searches_before(&mut self, before: Timestamp) {
+        while let Some((_, connection)) = self.undecided.first().copied().filter(|(since, _)| *since < before) {
+            self.undecided.pop_first();
+            let Some(entry) = self.sessions.get_mut(&connection) else { continue };
+            entry.undecided = None;
+            let mut ledger = Ledger { secrets: &mut self.secrets, counts: None };
+            entry.session.give_up_searches(before, connection, &mut ledger);
+            note_undecided(&mut self.undecided, connection, entry);
+        }
     }
 
     /// Memory of all sessions in bytes, as far as it is accounted for.
@@ -169,6 +204,9 @@ impl Sessions {
         let cost = entry.session.cost();
         self.cost = self.cost + cost - entry.cost;
         entry.cost = cost;
+        if self.secrets.kept {
+            note_undecided(&mut self.undecided, connection, entry);
+        }
         true
     }
 
@@ -178,16 +216,17 @@ impl Sessions {
         }
         let cost = session.cost();
         self.cost += cost;
-        self.sessions.insert(connection, Entry { session: Box::new(session), cost, used: self.clock });
+        let entry = Entry { session: Box::new(session), cost, used: self.clock, undecided: None };
+        self.sessions.insert(connection, entry);
     }
 
     fn evict(&mut self, out: &mut Vec<Observed>) {
         let oldest = self.sessions.iter().min_by_key(|(_, entry)| entry.used).map(|(connection, _)| *connection);
         if let Some(connection) = oldest {
             self.evicted += 1;
-            self.with(connection, self.now, out, |session, out, _| {
+            self.with(connection, self.now, out, |session, out, ledger| {
                 out.push(Operation::Trouble(Trouble::BudgetExhausted));
-                session.given_up(out);
+                session.given_up(out, ledger);
             });
             self.remove(connection);
         }
@@ -196,7 +235,20 @@ impl Sessions {
     fn remove(&mut self, connection: ConnectionId) {
         if let Some(entry) = self.sessions.remove(&connection) {
             self.cost -= entry.cost;
+            if let Some(since) = entry.undecided {
+                self.undecided.remove(&(since, connection));
+            }
         }
+    }
+}
+
+/// Brings a session's entry among the undecided up to date.
+fn note_undecided(undecided: &mut BTreeSet<(Timestamp, ConnectionId)>, connection: ConnectionId, entry: &mut Entry) {
+    let since = entry.session.undecided_since();
+    if since != entry.undecided {
+        let before = std::mem::replace(&mut entry.undecided, since);
+        before.map(|since| undecided.remove(&(since, connection)));
+        undecided.extend(since.map(|since| (since, connection)));
     }
 }
 

@@ -2,6 +2,7 @@
 //! hole.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::sequence::{at_or_behind, first_position, widen};
 use super::{HoleCause, Position};
@@ -171,14 +172,20 @@ impl Reassembly {
         }
     }
 
-    /// Takes a part; answers how many of its bytes were there already.
-    pub fn insert(&mut self, part: Part<'_>, emit: &mut impl FnMut(Piece<'_>)) -> u64 {
-        let Some(next) = self.next else { return 0 };
+    /// Takes a part; answers which of its bytes nobody is given: those that were there already, or were given up.
+    pub fn insert(&mut self, part: Part<'_>, emit: &mut impl FnMut(Piece<'_>)) -> Vec<Range<Position>> {
+        let Some(next) = self.next else { return Vec::new() };
         if part.position == next && self.waiting.is_empty() {
             self.hand_on(part, emit);
-            return 0;
+            return Vec::new();
         }
         self.insert_out_of_order(part, next, emit)
+    }
+
+    /// What waits, from its first byte to its last.
+    pub fn waiting(&self) -> Option<Range<Position>> {
+        let (first, _) = self.waiting.first_key_value()?;
+        Some(*first..self.end())
     }
 
     /// The receiver has everything before `position`. Gaps below it are final.
@@ -268,19 +275,27 @@ impl Reassembly {
         self.next = Some(position + length);
     }
 
-    fn insert_out_of_order(&mut self, part: Part<'_>, next: Position, emit: &mut impl FnMut(Piece<'_>)) -> u64 {
+    fn insert_out_of_order(
+        &mut self,
+        part: Part<'_>,
+        next: Position,
+        emit: &mut impl FnMut(Piece<'_>),
+    ) -> Vec<Range<Position>> {
         let length = match part.content {
             Content::Bytes(bytes) => bytes.len() as u64,
             Content::Hole(length, _) => length,
         };
         let end = part.position + length;
         let mut position = part.position.max(next).min(end);
-        let mut duplicate = position - part.position;
+        let mut duplicates = Vec::new();
+        if part.position < position {
+            duplicates.push(part.position..position);
+        }
         while position < end {
             let covered = self.covered_until(position);
             if covered > position {
                 let covered = covered.min(end);
-                duplicate += covered - position;
+                duplicates.push(position..covered);
                 position = covered;
                 continue;
             }
@@ -295,7 +310,7 @@ impl Reassembly {
             position = until;
         }
         self.settle(part.time, emit);
-        if matches!(part.content, Content::Hole(..)) { 0 } else { duplicate }
+        if matches!(part.content, Content::Hole(..)) { Vec::new() } else { duplicates }
     }
 
     /// Where the piece that covers `position` ends; `position` itself if none does.

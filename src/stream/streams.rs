@@ -3,16 +3,17 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use slab::Slab;
 
 use super::connection::{Connection, Connections, Outlet};
-use super::reassembly::{Content, Part, Place};
+use super::reassembly::{Content, Part, Place, Reassembly};
 use super::recency::Recency;
 use super::table::{Pair, Pairs};
-use super::{ConnectionId, Event, Flow, Statistics};
+use super::{ConnectionId, Event, Flow, Position, Statistics};
 use crate::capture::{Closed, Cookie, Direction, Read, Record, Segment, Socket};
 use crate::time::Timestamp;
 
@@ -58,8 +59,10 @@ pub struct Streams {
     statistics: Statistics,
     /// The taps of connections that have ended, by flow; `None`: nobody asks for them.
     ended: Option<Vec<(ConnectionId, [Taps; 2])>>,
-    /// Nobody was given the last segment's bytes, nor will be.
-    ignored: bool,
+    /// What waited in them when they were given up.
+    evicted: Vec<(ConnectionId, Flow, Range<Position>)>,
+    /// Of the last segment's bytes, those that nobody was given, nor will be.
+    unread: Vec<Range<usize>>,
     every_packet: bool,
 }
 
@@ -88,7 +91,8 @@ impl Streams {
             waiting: 0,
             statistics: Statistics::default(),
             ended: None,
-            ignored: false,
+            evicted: Vec::new(),
+            unread: Vec::new(),
             every_packet: false,
         }
     }
@@ -101,6 +105,7 @@ impl Streams {
 
     /// Takes one record; its consequences go to `sink` before this returns.
     pub fn handle_record(&mut self, record: &Record<'_>, sink: &mut impl FnMut(Event<'_>)) {
+        self.unread.clear();
         if !self.deadlines.is_empty() {
             self.handle_timeout(record.time(), sink);
         }
@@ -142,11 +147,18 @@ impl Streams {
     /// From now on the taps of connections that end are remembered, and those of earlier ones forgotten.
     pub fn remember_ended(&mut self) {
         self.ended.get_or_insert_default().clear();
+        self.evicted.clear();
     }
 
-    /// Whether nobody was given, or will be given, the last segment's bytes: its socket or its place was not known.
-    pub fn is_ignored(&self) -> bool {
-        self.ignored
+    /// What waited in connections that were given up since the last [`Streams::remember_ended`]: nobody will be given it.
+    pub fn evicted(&self) -> &[(ConnectionId, Flow, Range<Position>)] {
+        &self.evicted
+    }
+
+    /// Of the last record's bytes, those that nobody was given, or will be: its socket or its place was not known, or they came
+    /// when they had been given up. Bytes that came twice are among them, but not those that a broker sent.
+    pub fn unread(&self) -> &[Range<usize>] {
+        &self.unread
     }
 
     /// What is known of a connection that has not ended.
@@ -169,9 +181,9 @@ impl Streams {
     fn segment(&mut self, segment: &Segment<'_>, sink: &mut impl FnMut(Event<'_>)) {
         self.statistics.segments += 1;
         self.statistics.bytes_seen += segment.bytes.len() as u64;
-        self.ignored = true;
         let Some(&SocketPlace { index, end }) = self.sockets.get(&segment.cookie) else {
             self.statistics.bytes_unannounced += segment.bytes.len() as u64;
+            self.unread.push(0..segment.bytes.len());
             return;
         };
         self.touch(index);
@@ -186,27 +198,35 @@ impl Streams {
         let reassembly = &mut connection.flows[flow.index()];
         let place = reassembly
             .place(segment.sequence, length, lost.unwrap_or(0), segment.time, &mut |piece| outlet.emit(piece));
+        let from_broker = connection.facts.roles_known && flow == Flow::Backward;
+        let mut insert = |reassembly: &mut Reassembly, part: Part<'_>, outlet: &mut Outlet<'_, _>| {
+            for duplicate in reassembly.insert(part, &mut |piece| outlet.emit(piece)) {
+                outlet.statistics.bytes_duplicate += duplicate.end - duplicate.start;
+                // Only a part's bytes are duplicates, and they are in memory.
+                let [from, until] = [duplicate.start, duplicate.end].map(|end| (end - part.position) as usize);
+                self.unread.extend((!from_broker).then_some(from..until));
+            }
+        };
         match place {
             Place::At(position) if lost.is_none() && connection.is_whole(end, segment, length) => {
-                self.ignored = false;
                 let content = Content::Bytes(segment.bytes);
                 let part = Part { position, content, time: segment.time, packet_start: true };
-                let reassembly = &mut connection.flows[flow.index()];
-                outlet.statistics.bytes_duplicate += reassembly.insert(part, &mut |piece| outlet.emit(piece));
+                insert(&mut connection.flows[flow.index()], part, &mut outlet);
             }
             Place::At(position) => {
-                self.ignored = false;
                 let parts = connection.parts(end, segment, position, length, lost.is_some());
                 let reassembly = &mut connection.flows[flow.index()];
                 if let Some(position) = parts.lost_before {
                     reassembly.lost_before(position, segment.time, &mut |piece| outlet.emit(piece));
                 }
                 for part in parts.parts.into_iter().flatten() {
-                    let duplicate = reassembly.insert(part, &mut |piece| outlet.emit(piece));
-                    outlet.statistics.bytes_duplicate += duplicate;
+                    insert(reassembly, part, &mut outlet);
                 }
             }
-            Place::Stray => outlet.statistics.bytes_stray += segment.bytes.len() as u64,
+            Place::Stray => {
+                outlet.statistics.bytes_stray += segment.bytes.len() as u64;
+                self.unread.push(0..segment.bytes.len());
+            }
         }
         let (id, after) = (connection.id, connection.flows[flow.index()].cost());
         if before | after != 0 || self.waiting != 0 {
@@ -321,6 +341,10 @@ impl Streams {
         let Some(connection) = self.recency.oldest().and_then(|index| self.forget(index)) else { return };
         self.statistics.evicted_connections += 1;
         self.statistics.bytes_evicted += connection.waiting_bytes() as u64;
+        if self.ended.is_some() {
+            let of_flow = |flow: Flow| Some((connection.id, flow, connection.flows[flow.index()].waiting()?));
+            self.evicted.extend([Flow::Forward, Flow::Backward].into_iter().filter_map(of_flow));
+        }
         connection.give_up(time, &mut self.statistics, sink);
         sink(Event::Closed { connection: connection.id, time });
     }

@@ -377,6 +377,67 @@ fn nothing_is_written_before_it_is_committed() {
 }
 
 #[test]
+fn what_is_held_stays_with_all_that_came_after() {
+    let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
+    let bytes = vec![b'#'; 100_000];
+    for number in 0..20u32 {
+        let segment = Segment {
+            // Records of two processors may cross.
+            time: Timestamp(u64::from(number ^ 1)),
+            cookie: Cookie(1),
+            direction: Direction::Egress,
+            sequence: number * 100_000,
+            acknowledged: 0,
+            length: 100_000,
+            offset: 0,
+            bytes: &bytes,
+            more: false,
+            lost: 0,
+        };
+        writer.write(&Record::Segment(segment)).expect("possible");
+    }
+    // Three segments make a block.
+    for (held, left) in [(0, 20), (3, 20), (4, 17), (6, 14), (7, 14), (20, 2)] {
+        writer.commit_before(Timestamp(held)).expect("to memory");
+        assert_eq!(writer.pending_bytes() / 100_000, left, "{held}");
+    }
+}
+
+/// A part of one record, which others have as well.
+#[test]
+fn a_part_of_one_record_is_wiped_alone() {
+    let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
+    let segment = Segment {
+        time: Timestamp(1),
+        cookie: Cookie(1),
+        direction: Direction::Egress,
+        sequence: 7,
+        acknowledged: 0,
+        length: 6,
+        offset: 0,
+        bytes: b"abcdef",
+        more: false,
+        lost: 0,
+    };
+    for (own, wiped) in [(0..0, 0..0), (1..3, 4..9), (0..6, 6..6)] {
+        writer.write(&Record::Segment(segment.clone())).expect("possible");
+        writer.wipe_last(own);
+        writer.wipe_last(wiped);
+    }
+    writer.wipe(&[(Cookie(1), Direction::Egress)], 12, 1);
+    let (file, totals) = writer.finish().expect("to memory");
+    let mut reader = Reader::new(&file[..]).expect("a recording");
+    for expected in [&b"abcde\0"[..], b"a\0\0d\0\0", &[0; 6]] {
+        let bytes = match reader.next().expect("whole") {
+            Some(Record::Segment(segment)) => segment.bytes.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(bytes, expected);
+    }
+    assert_eq!(totals.wiped_bytes, 1 + 4 + 6);
+}
+
+#[test]
 fn a_block_is_written_when_its_oldest_record_is_old() {
     let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
     for second in [10, 11] {

@@ -10,6 +10,7 @@ mod follower;
 mod knowledge;
 
 mod budget;
+mod credentials;
 
 use std::collections::BTreeSet;
 use std::ops::Range;

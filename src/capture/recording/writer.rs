@@ -2,28 +2,31 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::ops::Range;
 
-use hashbrown::HashMap;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::capture::{Cookie, Direction, Record};
 use crate::time::Timestamp;
 
 use super::encoding::{Encoder, put, put_text};
+use super::wipes::{Stretch, Wipes};
 use super::{BLOCK, Head, Header, Kind, MAGIC, MAX_TEXT, Totals, VERSION, seed};
 
 /// Writes a recording.
 ///
 /// Records stay in memory until [`commit`](Writer::commit), so that the bytes of a login, once the stages behind have
 /// recognised them, can be overwritten ([`wipe`](Writer::wipe)) before anything of them reaches the file. Whoever writes has
-/// to process every record before committing it; memory grows with what is not committed
-/// ([`pending_bytes`](Writer::pending_bytes)).
+/// to process every record before committing it, as a [`Recorder`](crate::recorder::Recorder) does; memory grows with what is
+/// not committed ([`pending_bytes`](Writer::pending_bytes)).
 pub struct Writer<W: Write> {
     out: W,
     header_checksum: u64,
     encoder: Encoder,
     /// Never empty: the last one is being filled.
     blocks: VecDeque<Block>,
+    /// Number of the first of them.
+    first: u64,
     spare: Option<Block>,
     wipes: Wipes,
     packed: Vec<u8>,
@@ -37,15 +40,11 @@ struct Block {
     records: u32,
     /// When its first and last records were made.
     times: Option<(Timestamp, Timestamp)>,
+    /// When the newest was made; records of two processors may cross.
+    newest: Timestamp,
     stretches: Vec<Stretch>,
-}
-
-/// Where the bytes of a segment are in the block.
-struct Stretch {
-    tap: (Cookie, Direction),
-    sequence: u32,
-    at: usize,
-    length: usize,
+    /// Parts of single stretches that must not be kept.
+    parts: Vec<(usize, Range<usize>)>,
 }
 
 impl<W: Write> Writer<W> {
@@ -71,6 +70,7 @@ impl<W: Write> Writer<W> {
             header_checksum,
             encoder: Encoder::default(),
             blocks: VecDeque::from([Block::default()]),
+            first: 0,
             spare: None,
             wipes: Wipes::default(),
             packed: Vec::new(),
@@ -98,23 +98,19 @@ impl<W: Write> Writer<W> {
         self.totals.records += 1;
         let first = block.times.map_or(record.time(), |(first, _)| first);
         block.times = Some((first, record.time()));
+        block.newest = block.newest.max(record.time());
         if let (Record::Segment(segment), Some(at)) = (record, bytes_at) {
             self.totals.segments += 1;
             self.totals.bytes += segment.bytes.len() as u64;
-            let stretch = Stretch {
+            block.stretches.push(Stretch {
                 tap: (segment.cookie, segment.direction),
                 sequence: segment.sequence.wrapping_add(segment.offset),
                 at,
                 length: segment.bytes.len(),
-            };
-            // A retransmission of a login that was wiped before.
-            for wipe in self.wipes.of(stretch.tap, stretch.sequence) {
-                self.totals.wiped_bytes += stretch.wipe(&mut block.raw, wipe);
-            }
-            block.stretches.push(stretch);
+            });
         }
         if let Record::Closed(closed) = record {
-            self.wipes.forget(closed.cookie);
+            self.wipes.close(closed.cookie, self.last_block());
         }
         Ok(())
     }
@@ -122,14 +118,16 @@ impl<W: Write> Writer<W> {
     /// Overwrites `length` bytes of a stream with zeros, from this sequence number on, wherever one of these taps has
     /// recorded them and they are not written yet; also in records of these taps that come later (retransmissions).
     pub fn wipe(&mut self, taps: &[(Cookie, Direction)], start_sequence: u32, length: u64) {
-        let wipe = Wipe { start: start_sequence, length: length.min(1 << 32) };
-        for block in &mut self.blocks {
-            for stretch in block.stretches.iter().filter(|stretch| taps.contains(&stretch.tap)) {
-                self.totals.wiped_bytes += stretch.wipe(&mut block.raw, wipe);
-            }
-        }
+        let blocks = (self.first, self.last_block());
         for tap in taps {
-            self.wipes.remember(*tap, wipe);
+            self.wipes.add(*tap, start_sequence, length, blocks);
+        }
+    }
+
+    /// Overwrites bytes of the last segment with zeros, in this record alone. To be called before anything else is written.
+    pub fn wipe_last(&mut self, bytes: Range<usize>) {
+        if let Some(block) = self.blocks.back_mut() {
+            block.parts.extend(block.stretches.len().checked_sub(1).map(|last| (last, bytes)));
         }
     }
 
@@ -144,7 +142,20 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// If the file cannot be written to.
     pub fn commit(&mut self) -> io::Result<()> {
-        while let Some(block) = self.blocks.front() {
+        self.commit_but(None)
+    }
+
+    /// The same, but for records that were made at this time or later.
+    ///
+    /// # Errors
+    /// If the file cannot be written to.
+    pub fn commit_before(&mut self, held: Timestamp) -> io::Result<()> {
+        self.commit_but(Some(held))
+    }
+
+    fn commit_but(&mut self, held: Option<Timestamp>) -> io::Result<()> {
+        let is_held = |block: &Block| held.is_some_and(|held| block.newest >= held);
+        while let Some(block) = self.blocks.front().filter(|block| !is_held(block)) {
             let old = block.times.is_some_and(|(first, last)| last.since(first) >= Self::MAX_AGE);
             if self.blocks.len() == 1 && block.raw.len() < BLOCK && !old {
                 break;
@@ -193,6 +204,9 @@ impl<W: Write> Writer<W> {
 
     fn write_first(&mut self) -> io::Result<()> {
         let Some(mut block) = self.blocks.pop_front() else { return Ok(()) };
+        let number = self.first;
+        self.first += 1;
+        self.wipe_block(&mut block, number);
         if !block.raw.is_empty() {
             let mut packed = std::mem::take(&mut self.packed);
             packed.resize(lz4_flex::block::get_maximum_output_size(block.raw.len()), 0);
@@ -207,8 +221,25 @@ impl<W: Write> Writer<W> {
         }
         block.raw.clear();
         block.stretches.clear();
-        self.spare = Some(Block { raw: block.raw, stretches: block.stretches, records: 0, times: None });
+        block.parts.clear();
+        let Block { raw, stretches, parts, .. } = block;
+        self.spare = Some(Block { raw, stretches, parts, ..Block::default() });
         Ok(())
+    }
+
+    /// Overwrites all that must not be kept of a block.
+    fn wipe_block(&mut self, block: &mut Block, number: u64) {
+        let mut parts = block.parts.iter().peekable();
+        for (index, stretch) in block.stretches.iter().enumerate() {
+            let own = std::iter::from_fn(|| parts.next_if(|(of, _)| *of == index).map(|(_, part)| part.clone()));
+            self.totals.wiped_bytes += self.wipes.apply(stretch, own, &mut block.raw, number);
+        }
+        self.wipes.written(number);
+    }
+
+    /// The number of the block that is being filled.
+    fn last_block(&self) -> u64 {
+        self.first + (self.blocks.len() as u64).saturating_sub(1)
     }
 
     fn put_block(&mut self, kind: Kind, raw: usize, records: u32, packed: &[u8]) -> io::Result<()> {
@@ -231,87 +262,4 @@ fn header_body(header: &Header) -> io::Result<Vec<u8>> {
         put_text(text.map_or("", String::as_str), &mut body);
     }
     Ok(body)
-}
-
-/// A stretch of a stream that must not be kept.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Wipe {
-    start: u32,
-    length: u64,
-}
-
-impl Stretch {
-    /// Overwrites what the wipe covers; gives how many bytes.
-    fn wipe(&self, raw: &mut [u8], wipe: Wipe) -> u64 {
-        let ahead = self.sequence.wrapping_sub(wipe.start);
-        let mut wiped = 0;
-        // Sequence numbers wrap: the stretch may begin before the wipe or behind its start. Both readings are wiped, because
-        // a byte too many costs nothing and one too few a password.
-        let mut readings = vec![i64::from(ahead as i32)];
-        if i64::from(ahead) != i64::from(ahead as i32) {
-            readings.push(i64::from(ahead));
-        }
-        for ahead in readings {
-            let from = ahead.saturating_neg().clamp(0, self.length as i64);
-            let to = (wipe.length as i64).saturating_sub(ahead).clamp(0, self.length as i64);
-            if from < to {
-                raw[self.at + from as usize..self.at + to as usize].fill(0);
-                wiped += (to - from) as u64;
-            }
-        }
-        wiped
-    }
-}
-
-/// Wipes to apply to records still to come.
-#[derive(Default)]
-struct Wipes {
-    taps: HashMap<(Cookie, Direction), Vec<Wipe>>,
-    /// In the order in which the taps came.
-    order: VecDeque<(Cookie, Direction)>,
-}
-
-impl Wipes {
-    /// More taps than this are not remembered: the oldest login's retransmission is the least likely.
-    const MAX_TAPS: usize = 1 << 16;
-    const MAX_PER_TAP: usize = 8;
-    /// A stream that has gone on so far behind a wipe will not repeat it; its sequence numbers may come round again.
-    const FAR: u32 = 1 << 30;
-
-    fn remember(&mut self, tap: (Cookie, Direction), wipe: Wipe) {
-        while self.order.len() >= Self::MAX_TAPS {
-            let oldest = self.order.pop_front();
-            oldest.and_then(|oldest| self.taps.remove(&oldest));
-        }
-        let wipes = self.taps.entry(tap).or_insert_with(|| {
-            self.order.push_back(tap);
-            Vec::new()
-        });
-        if !wipes.contains(&wipe) {
-            wipes.truncate(Self::MAX_PER_TAP - 1);
-            wipes.push(wipe);
-        }
-    }
-
-    fn of(&mut self, tap: (Cookie, Direction), sequence: u32) -> Vec<Wipe> {
-        if self.taps.is_empty() {
-            return Vec::new();
-        }
-        let Some(wipes) = self.taps.get_mut(&tap) else { return Vec::new() };
-        wipes.retain(|wipe| {
-            let ahead = sequence.wrapping_sub(wipe.start);
-            !(Self::FAR..1 << 31).contains(&ahead)
-        });
-        wipes.clone()
-    }
-
-    fn forget(&mut self, cookie: Cookie) {
-        let before = self.taps.len();
-        for direction in [Direction::Egress, Direction::Ingress] {
-            self.taps.remove(&(cookie, direction));
-        }
-        if self.taps.len() < before && self.order.len() > 2 * self.taps.len() + 64 {
-            self.order.retain(|tap| self.taps.contains_key(tap));
-        }
-    }
 }

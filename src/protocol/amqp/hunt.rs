@@ -4,14 +4,25 @@
 //! fits exactly: types, channels, sizes, end octets, arguments and headers that fill their frames, content in the order that
 //! the protocol demands. Three frames of that kind are enough; one is, if it begins where a packet begins and the chain ends
 //! where the packet's data ends, because applications write whole frames. A body frame never counts.
+//!
+//! What is passed over on the way was not recognised, so that it may be the rest of a login whose frame's head is missing. It
+//! is told as soon as no boundary can be in it any more, for those who must not keep it ([`Hunter::search`]).
+
+use std::ops::Range;
+use std::time::Duration;
 
 use super::frame::{ABSURD, BODY, END, HEAD, HEADER, HEARTBEAT, METHOD, PREFACE};
 use super::header;
+use super::login;
 use super::method::Method;
 use super::specification::{Sender, Specification};
 use crate::protocol::operation::Peer;
 use crate::stream::Position;
+use crate::time::Timestamp;
 
+/// A candidate that is undecided for so long, in the records' own time, is given up: whoever records must not wait for it.
+/// Applications do not pause amid a frame, and a packet that begins with a frame needs no other to prove it.
+pub(in crate::protocol) const LONGEST_DOUBT: Duration = Duration::from_secs(1);
 /// Packets' beginnings kept.
 const MOST_PACKETS: usize = 4096;
 /// Undecided candidates kept; the oldest makes room.
@@ -36,6 +47,8 @@ pub(super) struct Terrain<'k> {
     pub proved: bool,
     /// Bytes that may be kept for a decision.
     pub kept: usize,
+    /// When the bytes at hand passed.
+    pub now: Timestamp,
     /// Whether a method fits what is known of its channel.
     pub plausible: &'k dyn Fn(u16, &Method<'_>) -> bool,
 }
@@ -48,10 +61,20 @@ pub(super) struct Hunter {
     start: Position,
     /// Candidates before this index are decided, but for the open ones.
     scanned: usize,
-    /// Indices of candidates that more bytes may prove.
-    open: Vec<usize>,
+    /// Candidates that more bytes may prove, in their order.
+    open: Vec<Candidate>,
     /// Indices where packets begin.
     packets: Vec<usize>,
+    /// What lies before this was told to be passed over.
+    told: Position,
+}
+
+/// A boundary, perhaps.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    index: usize,
+    /// When its first byte passed.
+    since: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,26 +87,44 @@ enum Verdict {
 impl Hunter {
     /// Memory held.
     pub fn cost(&self) -> usize {
-        self.buffer.capacity() + (self.open.capacity() + self.packets.capacity()) * size_of::<usize>()
+        self.buffer.capacity()
+            + self.open.capacity() * size_of::<Candidate>()
+            + self.packets.capacity() * size_of::<usize>()
     }
 
-    /// Forgets everything: a hole came.
-    pub fn clear(&mut self) {
+    /// Forgets everything: a hole came. Gives the bytes that were still undecided, and are passed over now.
+    pub fn clear(&mut self) -> Range<Position> {
+        let undecided = self.told..self.end();
         *self = Hunter::default();
+        undecided
+    }
+
+    /// Since when bytes wait for a decision; `None` where all are decided.
+    pub fn undecided_since(&self) -> Option<Timestamp> {
+        self.open.iter().map(|candidate| candidate.since).min()
+    }
+
+    /// Gives up the candidates that are older than `before`, and gives the bytes that are passed over with them.
+    pub fn give_up(&mut self, before: Timestamp) -> Range<Position> {
+        self.open.retain(|candidate| candidate.since >= before);
+        self.pass_over()
     }
 
     /// Takes the next bytes, at `position`. If they, or what was kept, hold a boundary: its position and all bytes from it on.
+    /// Of the bytes in which no boundary is, or can be any more, each is told to `passed_over` once, as early as that is known.
     pub fn search(
         &mut self,
         position: Position,
         bytes: &[u8],
         packet_start: bool,
         terrain: &Terrain<'_>,
+        passed_over: &mut dyn FnMut(Range<Position>),
     ) -> Option<(Position, Vec<u8>)> {
-        if self.buffer.is_empty() || self.start + self.buffer.len() as u64 != position {
-            self.clear();
-            self.start = position;
+        if self.buffer.is_empty() || self.end() != position {
+            passed_over(self.clear());
+            (self.start, self.told) = (position, position);
         }
+        self.open.retain(|candidate| candidate.since.plus(LONGEST_DOUBT) >= terrain.now);
         if packet_start {
             self.packets.push(self.buffer.len());
         }
@@ -91,20 +132,34 @@ impl Hunter {
         let found = self.open_candidate(terrain).or_else(|| self.new_candidate(terrain));
         if let Some(index) = found {
             let rest = self.buffer.split_off(index);
-            let position = self.start + index as u64;
-            self.clear();
+            // What is left in the buffer is what was passed over.
+            let position = self.end();
+            passed_over(self.clear());
             return Some((position, rest));
         }
         self.shrink(terrain.kept);
+        passed_over(self.pass_over());
         None
+    }
+
+    /// The position behind all that was searched.
+    fn end(&self) -> Position {
+        self.start + self.buffer.len() as u64
+    }
+
+    /// The bytes before the first candidate that were not told yet.
+    fn pass_over(&mut self) -> Range<Position> {
+        let until = self.open.first().map_or(self.end(), |candidate| self.start + candidate.index as u64);
+        let told = std::mem::replace(&mut self.told, until);
+        told..until
     }
 
     fn open_candidate(&mut self, terrain: &Terrain<'_>) -> Option<usize> {
         let mut open = std::mem::take(&mut self.open);
         let mut found = None;
-        open.retain(|&index| match found.map_or_else(|| self.judge(index, terrain), |_| Verdict::No) {
+        open.retain(|candidate| match found.map_or_else(|| self.judge(candidate.index, terrain), |_| Verdict::No) {
             Verdict::Yes => {
-                found = Some(index);
+                found = Some(candidate.index);
                 false
             }
             verdict => verdict == Verdict::Undecided,
@@ -137,7 +192,7 @@ impl Hunter {
             if self.open.len() == MOST_CANDIDATES {
                 self.open.remove(0);
             }
-            self.open.push(index);
+            self.open.push(Candidate { index, since: terrain.now });
         }
         verdict == Verdict::Yes
     }
@@ -145,7 +200,7 @@ impl Hunter {
     /// Drops what cannot be part of a chain any more, and the oldest candidates if that is not enough.
     fn shrink(&mut self, limit: usize) {
         loop {
-            let first = self.open.first().copied().unwrap_or(self.buffer.len());
+            let first = self.open.first().map_or(self.buffer.len(), |candidate| candidate.index);
             if self.buffer.len() - first > limit {
                 self.open.remove(0);
                 continue;
@@ -154,7 +209,7 @@ impl Hunter {
                 self.buffer.drain(..first);
                 self.start += first as u64;
                 self.scanned -= first.min(self.scanned);
-                self.open.iter_mut().for_each(|index| *index -= first);
+                self.open.iter_mut().for_each(|candidate| candidate.index -= first);
                 self.packets.retain(|&index| index >= first);
                 self.packets.iter_mut().for_each(|index| *index -= first);
             }
@@ -289,6 +344,11 @@ impl Chain {
             return false;
         }
         self.sender = self.sender.or(sender);
+        if login::is_secret(payload) {
+            // A login proves itself: its secret is not to wait here. Nor to be read: in a recording it is wiped.
+            self.plausible = CHAIN;
+            return true;
+        }
         let arguments = payload.get(4..).unwrap_or_default();
         let Ok(method) = Method::read(specification, payload) else { return false };
         if specification.validate(arguments).is_err() {
@@ -298,10 +358,6 @@ impl Chain {
             self.settle(channel, Some(Due::Header));
         }
         self.count((terrain.plausible)(channel, &method));
-        if matches!(payload, [0, 10, 0, 11 | 21 | 70, ..]) {
-            // A login proves itself: its secret is not to wait here.
-            self.plausible = CHAIN;
-        }
         true
     }
 
@@ -318,7 +374,7 @@ impl Chain {
     /// A frame whose head is there, and fits, but not its end. A body's head that fits its header is a fact of its own, and a
     /// login proves itself.
     fn partial(&self, kind: u8, channel: u16, payload: &[u8]) -> Verdict {
-        let login = kind == METHOD && channel == 0 && matches!(payload, [0, 10, 0, 11 | 21 | 70, ..]);
+        let login = kind == METHOD && channel == 0 && login::is_secret(payload);
         if login || kind == BODY && self.plausible + 1 >= CHAIN {
             return Verdict::Yes;
         }

@@ -31,5 +31,6 @@ mod tests;
 
 pub use specification::{Argument, Sender, Specification};
 
+pub(super) use hunt::LONGEST_DOUBT;
 pub(super) use output::Output;
 pub(super) use session::{Ledger, Session};

@@ -1,5 +1,7 @@
 //! One connection's two flows: who is who, frames to methods, holes, the way back from a hole.
 
+use std::ops::Range;
+
 use super::connection::Connection;
 use super::cursor::Flaw;
 use super::frame::{Decoder, Item, PREFACE};
@@ -10,7 +12,8 @@ use super::output::Output;
 use super::specification::{Argument, Sender, Specification};
 use crate::protocol::operation::{Gap, Operation, Peer};
 use crate::protocol::{MethodCounts, Secrets, Trouble, detect};
-use crate::stream::{Facts, Flow, Position};
+use crate::stream::{ConnectionId, Facts, Flow, Position};
+use crate::time::Timestamp;
 
 /// Bytes without a sign of the protocol after which a connection that was joined late is taken for something else.
 const FOREIGN_BYTES: u64 = 1 << 20;
@@ -57,6 +60,8 @@ struct Lost {
     unknown: bool,
     /// Bytes before this position may be a login: not to be kept, and not searched.
     secret_until: Position,
+    /// Bytes before this position told what is spoken here instead: a replay needs them, and they are no login.
+    public_until: Position,
 }
 
 /// What comes from outside with an event, besides the operations' way out.
@@ -114,6 +119,7 @@ impl Session {
         decoder.set_room(out.room);
         if self.state.is_late_and_foreign(decoder.is_lost(), flow, bytes, packet_start) {
             self.state.foreign("TLS", flow, position, out);
+            self.state.flows[flow.index()].public_until = position + detect::TLS_HEAD;
         }
         let mut left = self.feed(flow, bytes, out, ledger);
         let mut held: Option<Vec<u8>> = None;
@@ -150,7 +156,7 @@ impl Session {
             } else {
                 self.state.flows[flow.index()].unknown = true;
             }
-            return self.hunters[flow.index()].clear();
+            return self.forget_search(flow, out.connection, ledger);
         };
         decoder.set_position(position);
         let mut left = length;
@@ -168,7 +174,7 @@ impl Session {
             }
         }
         if self.decoders[flow.index()].is_lost() {
-            self.hunters[flow.index()].clear();
+            self.forget_search(flow, out.connection, ledger);
         }
     }
 
@@ -181,7 +187,10 @@ impl Session {
     }
 
     /// The connection has ended.
-    pub fn closed(&mut self, out: &mut Output<'_>) {
+    pub fn closed(&mut self, out: &mut Output<'_>, ledger: &mut Ledger<'_>) {
+        for flow in [Flow::Forward, Flow::Backward] {
+            self.forget_search(flow, out.connection, ledger);
+        }
         self.state.connection.end(out);
         if self.state.proved {
             self.state.connection.tell_end(false, out);
@@ -189,11 +198,32 @@ impl Session {
     }
 
     /// Nobody will know how the connection goes on.
-    pub fn given_up(&mut self, out: &mut Output<'_>) {
+    pub fn given_up(&mut self, out: &mut Output<'_>, ledger: &mut Ledger<'_>) {
         for flow in [Flow::Forward, Flow::Backward] {
             self.state.lost(flow, self.decoders[flow.index()].position(), None, None, out);
         }
-        self.state.connection.end(out);
+        self.closed(out, ledger);
+    }
+
+    /// Since when bytes wait for a search's decision that are a secret if they are no frames.
+    pub fn undecided_since(&self) -> Option<Timestamp> {
+        let of_flow =
+            |flow: Flow| self.hunters[flow.index()].undecided_since().filter(|_| self.state.may_be_login(flow));
+        [Flow::Forward, Flow::Backward].into_iter().filter_map(of_flow).min()
+    }
+
+    /// Decides against every boundary that was found before this time and is not proved.
+    pub fn give_up_searches(&mut self, before: Timestamp, connection: ConnectionId, ledger: &mut Ledger<'_>) {
+        for flow in [Flow::Forward, Flow::Backward] {
+            let passed_over = self.hunters[flow.index()].give_up(before);
+            self.state.unread(flow, passed_over, connection, ledger);
+        }
+    }
+
+    /// What was held for the search is not part of a frame that anybody will read.
+    fn forget_search(&mut self, flow: Flow, connection: ConnectionId, ledger: &mut Ledger<'_>) {
+        let passed_over = self.hunters[flow.index()].clear();
+        self.state.unread(flow, passed_over, connection, ledger);
     }
 
     /// Decodes; answers how many bytes at the end were not, because the place is lost.
@@ -228,8 +258,9 @@ impl Session {
         let position = self.decoders[flow.index()].position();
         self.decoders[flow.index()].set_position(position + rest.len() as u64);
         if state.is_secret(flow, position) {
-            ledger.secrets.add(out.connection, flow, position..position + rest.len() as u64);
-            self.hunters[flow.index()].clear();
+            let from = position.max(state.flows[flow.index()].public_until);
+            ledger.secrets.add(out.connection, flow, from..position + rest.len() as u64);
+            self.forget_search(flow, out.connection, ledger);
             return None;
         }
         let lost = &mut state.flows[flow.index()];
@@ -245,9 +276,11 @@ impl Session {
             narrow: state.foreign,
             kept: if state.foreign { HUNT_FOREIGN } else { HUNT.min(out.room) },
             proved: state.proved,
+            now: out.time,
             plausible: &|channel, method| state.is_plausible(channel, method),
         };
-        self.hunters[flow.index()].search(position, rest, at_packet, &terrain)
+        let mut passed_over = |range| state.unread(flow, range, out.connection, ledger);
+        self.hunters[flow.index()].search(position, rest, at_packet, &terrain, &mut passed_over)
     }
 }
 
@@ -260,15 +293,15 @@ impl State {
             Item::Method { channel, payload } => self.method(flow, channel, payload, out, ledger),
             Item::Header { channel, payload } => self.header(flow, channel, payload, end, out),
             Item::Body { channel, bytes, ends } => self.body(flow, channel, bytes, ends, end, out),
-            Item::BodyHole { channel, length } => {
-                if let Some(from) = self.peer(flow) {
-                    self.connection.with(channel, |channel| channel.body(Err(length), from, out));
-                }
+            Item::BodyHole { channel, length } => self.body_hole(flow, channel, length, out),
+            Item::BodyUnread { channel, length } => {
+                self.unread(flow, end.saturating_sub(length)..end, out.connection, ledger);
+                self.body_hole(flow, channel, length, out);
             }
             Item::FrameLost { channel, size, left, trouble } => {
                 // Nobody reads which method it was: it may be a login's.
-                if channel == 0 && self.peer(flow) != Some(Peer::Broker) {
-                    ledger.secrets.add(out.connection, flow, end..end + Position::from(left));
+                if channel == 0 {
+                    self.unread(flow, end..end + Position::from(left), out.connection, ledger);
                 }
                 self.frame_lost(flow, channel, size, trouble, end, out);
             }
@@ -354,6 +387,12 @@ impl State {
         });
     }
 
+    fn body_hole(&mut self, flow: Flow, number: u16, length: u64, out: &mut Output<'_>) {
+        if let Some(from) = self.peer(flow) {
+            self.connection.with(number, |channel| channel.body(Err(length), from, out));
+        }
+    }
+
     fn frame_lost(
         &mut self,
         flow: Flow,
@@ -392,9 +431,9 @@ impl State {
             out.trouble(trouble);
         }
         self.connection.gapped = true;
-        let secret_until = self.flows[flow.index()].secret_until;
+        let Lost { secret_until, public_until, .. } = self.flows[flow.index()];
         let told = Some(position + bytes.unwrap_or(0));
-        self.flows[flow.index()] = Lost { searched: 0, told, unknown: false, secret_until };
+        self.flows[flow.index()] = Lost { searched: 0, told, unknown: false, secret_until, public_until };
         if self.proved {
             self.gap(flow, position, bytes, out);
         }
@@ -422,7 +461,7 @@ impl State {
 
     /// The connection looks like something else.
     fn foreign(&mut self, protocol: &'static str, flow: Flow, position: Position, out: &mut Output<'_>) {
-        if self.peer(flow) != Some(Peer::Broker) {
+        if self.may_be_login(flow) {
             self.flows[flow.index()].secret_until = position + FOREIGN_LOGIN;
         }
         if !self.foreign {
@@ -440,8 +479,20 @@ impl State {
 
     /// Whether bytes of a flow whose place is lost may hold a password.
     fn is_secret(&self, flow: Flow, position: Position) -> bool {
-        let login = !self.connection.logged_in && self.proved && self.peer(flow) != Some(Peer::Broker);
+        let login = !self.connection.logged_in && self.proved && self.may_be_login(flow);
         login || position < self.flows[flow.index()].secret_until
+    }
+
+    /// Whether a login may be among a flow's bytes: the broker sends none.
+    fn may_be_login(&self, flow: Flow) -> bool {
+        self.peer(flow) != Some(Peer::Broker)
+    }
+
+    /// Nobody has read, or will read, these bytes of a flow as part of a frame: they may be what is left of a login.
+    fn unread(&self, flow: Flow, bytes: Range<Position>, connection: ConnectionId, ledger: &mut Ledger<'_>) {
+        if self.may_be_login(flow) {
+            ledger.secrets.add(connection, flow, bytes);
+        }
     }
 
     fn is_plausible(&self, number: u16, method: &Method<'_>) -> bool {

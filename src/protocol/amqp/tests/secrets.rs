@@ -109,3 +109,80 @@ fn are_told_however_many_there_are() {
         assert!(known.iter().any(|(_, range)| range.contains(&at) && range.contains(&(at + 4))), "{at}");
     }
 }
+
+/// A hole takes the head of an update, which may come amid a content; the body that is due then would be as long as a part of
+/// what is left of it, and ends with the octet that ends a frame. What follows on it is no frame.
+#[test]
+fn are_not_taken_for_a_body_that_a_hole_makes_likely() {
+    let update = wire::update_secret("twelve bytesΣ and the rest of it");
+    let body = vec![b'.'; 8184 + 20];
+    for lost in 1..7 + 4 + 4 {
+        let mut talk = Talk::open();
+        talk.client(&wire::publish(1, "ex", "key", false));
+        let frames = wire::content(1, &wire::Properties::default(), &body, 8184);
+        talk.client(&[&frames[0][..], &frames[1]].concat());
+        ranges(&mut talk);
+        let begin = talk.positions[0] - 1000;
+        talk.client_loses(&update[..lost]).send(Flow::Forward, &update[lost..], false);
+        talk.client(&[&frames[2][..], &publish(b"next")].concat());
+        let known = ranges(&mut talk);
+        let secret = find(&update, "twelve bytesΣ and the rest of it".as_bytes());
+        for at in begin + secret.start.max(lost as u64)..begin + secret.end {
+            // The octet itself is not, if it is looked at.
+            let is_end = update[(at - begin) as usize] == 0xce;
+            assert!(is_end || known.iter().any(|(_, range)| range.contains(&at)), "{lost}: {} {known:?}", at - begin);
+        }
+        assert!(talk.lines().contains("size=4"), "{lost}");
+    }
+}
+
+/// Where a hole ends within the head of a body that is due, what comes next may as well be what is left of an update.
+#[test]
+fn are_not_taken_for_the_rest_of_a_head() {
+    let body = vec![b'.'; 3 * 8184];
+    let frames = wire::content(1, &wire::Properties::default(), &body, 8184);
+    for lost in 8192 + 1..8192 + 7 {
+        let mut talk = Talk::open();
+        talk.client(&[&wire::publish(1, "ex", "key", false)[..], &frames[0], &frames[1]].concat());
+        ranges(&mut talk);
+        talk.hole(Flow::Forward, lost);
+        let begin = talk.positions[0] - 1000;
+        talk.client(b"hunter2").client(&publish(b"next"));
+        assert_eq!(ranges(&mut talk), [(Flow::Forward, begin..begin + 7)], "{lost}");
+        assert!(talk.lines().contains("size=4"), "{lost}");
+    }
+}
+
+/// The bytes that tell it are no login: a replay needs them to tell the same.
+#[test]
+fn are_not_where_another_protocol_is_told_by() {
+    let mut talk = Talk::new(false);
+    let record = [&b"\x17\x03\x03\x00\x20"[..], &[7; 32]].concat();
+    talk.client(&record).client(&record);
+    assert_eq!(ranges(&mut talk), [(Flow::Forward, 5..74)]);
+}
+
+/// Where the broker is known nothing that it sends is a login.
+#[test]
+fn are_among_what_is_passed_over_in_the_clients_flow_alone() {
+    let mut talk = Talk::new(false);
+    talk.client(b"the rest of something").broker(b"the rest of something else");
+    talk.client(&publish(b"x")).broker(&wire::ack(1, 1, false));
+    assert_eq!(ranges(&mut talk), [(Flow::Forward, 0..21)]);
+    assert!(talk.lines().contains("published"));
+}
+
+/// A boundary that is not proved in a second is given up, whether somebody records or not: a recording would have to wait for it.
+#[test]
+fn are_decided_after_a_second() {
+    let passed = |wait: u64| {
+        let mut talk = Talk::new(false);
+        let two = [wire::ack(1, 1, false), wire::ack(1, 2, false)].concat();
+        talk.send(Flow::Forward, &two, false);
+        assert_eq!(talk.sessions.undecided_since(), Some(Timestamp(1_000_000)));
+        talk.wait(wait).send(Flow::Forward, &wire::ack(1, 3, false), false);
+        (ranges(&mut talk), talk.lines().matches("settled").count(), talk.sessions.undecided_since().is_some())
+    };
+    assert_eq!(passed(999), (vec![], 3, false));
+    assert_eq!(passed(1000), (vec![(Flow::Forward, 0..42)], 0, true));
+}
