@@ -66,7 +66,7 @@ everything() {
     [ $failed = 0 ] || return
     lint
     step core cargo test --locked --no-fail-fast --no-default-features
-    step all-features cargo test --locked --no-fail-fast
+    step all-features env PROPERTY_FACTOR=4 cargo test --locked --no-fail-fast
     if [ "$(id -u)" = 0 ]; then
         step kernel cargo test --locked --test kernel -- --ignored --test-threads=1
     else

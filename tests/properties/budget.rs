@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const NONSENSE: u32 = 6000;
+const NONSENSE: u32 = 1500;
 const WAITING: usize = 64 << 10;
 const SESSIONS: usize = 96 << 10;
 /// Buffers grow by doubling, so that they may hold twice what is in them.

@@ -27,10 +27,10 @@ fn follow(starts: [u32; 2], pieces: &[Piece]) -> Vec<Operation> {
     follower.outcome()
 }
 
-const CUTS: u32 = 3000;
-const HOLES: u32 = 8000;
-const RECOVERIES: u32 = 6000;
-const LATE: u32 = 8000;
+const CUTS: u32 = 750;
+const HOLES: u32 = 2000;
+const RECOVERIES: u32 = 1500;
+const LATE: u32 = 2000;
 
 proptest! {
     #![proptest_config(config(CUTS))]

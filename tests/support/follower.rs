@@ -181,7 +181,7 @@ pub fn draws(most: usize) -> impl Strategy<Value = Vec<Draw>> {
     vec(any::<Draw>(), 0..most)
 }
 
-/// `PROPERTY_FACTOR` in the environment makes for a longer run.
+/// `PROPERTY_FACTOR` in the environment makes for a longer run: `make test` asks for four times as many.
 pub fn config(cases: u32) -> ProptestConfig {
     let factor = std::env::var("PROPERTY_FACTOR").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1);
     let cases = cases.saturating_mul(factor);
