@@ -192,8 +192,8 @@ pub(super) struct Channel {
     pub doubt_until: Option<Timestamp>,
     /// Frames of the broker were lost: a confirm may have been among them.
     pub confirms_doubtful: bool,
-    /// The last publish that one of them may have been for.
-    answered_unseen: u64,
+    /// Tag of the last publish before they were: a confirm in the hole may have been for it, or for one before it.
+    last_before_hole: u64,
     /// The client has asked for everything outstanding again.
     pub recovering: bool,
     /// The broker cancelled a consumer, which ends its deliveries (ack timeout of quorum queues, RabbitMQ ≥ 4.3).
@@ -277,7 +277,7 @@ impl Channel {
         let kept = self.recent.len() - known;
         let before_hole = self.recent_before_hole.saturating_sub(kept) as u64;
         if before_hole > 0 {
-            self.answered_unseen = self.answered_unseen.max(first.saturating_add(before_hole - 1));
+            self.last_before_hole = self.last_before_hole.max(first.saturating_add(before_hole - 1));
         }
         self.recent_before_hole = self.recent_before_hole.min(kept);
         let learned = self.recent.split_off(kept);
@@ -291,7 +291,7 @@ impl Channel {
     pub fn missed_broker(&mut self) {
         self.confirms_doubtful = true;
         self.complete = false;
-        self.answered_unseen = self.unconfirmed.last().unwrap_or(0).max(self.answered_unseen);
+        self.last_before_hole = self.unconfirmed.last().unwrap_or(0).max(self.last_before_hole);
         self.recent_before_hole = self.recent.len();
         if std::mem::take(&mut self.recovering) {
             self.held.iter_mut().for_each(|held| held.doubtful = true);
@@ -311,9 +311,9 @@ impl Channel {
     /// How many publishes that an answer covers, the oldest, a hole in the broker's frames came after.
     pub fn published_before_hole(&self, tags: Tags) -> usize {
         let last = match tags {
-            Tags::One(tag) => return usize::from(tag <= self.answered_unseen),
-            Tags::UpTo(tag) => self.answered_unseen.min(tag),
-            Tags::All => self.answered_unseen,
+            Tags::One(tag) => return usize::from(tag <= self.last_before_hole),
+            Tags::UpTo(tag) => self.last_before_hole.min(tag),
+            Tags::All => self.last_before_hole,
         };
         if last == 0 { 0 } else { self.unconfirmed.count_to(last) }
     }

@@ -280,7 +280,9 @@ impl Lifecycles {
         let Some(place) = place else { return };
         let seen = entry.created.get().is_some();
         // Without a settlement only what had failed before can die.
-        if matches!(reason, Some(Reason::DeliveryLimit | Reason::Expired | Reason::Maxlen)) {
+        if matches!(reason, Some(Reason::DeliveryLimit | Reason::Expired | Reason::Maxlen))
+            && self.is_in_flight(reference, place)
+        {
             self.taken_back(time, reference, place, None, observer);
         }
         let Some(entry) = self.messages.get_mut(reference) else { return };

@@ -259,7 +259,7 @@ impl Lifecycles {
         }
         held.doubtful = channel.doubt_until.is_some_and(|until| time < until);
         let (tag, end, reference) = (held.tag, held.end, held.message);
-        let undecided = held.consumer.clone().filter(|_| inferred);
+        let undecided = if inferred { held.consumer.clone() } else { None };
         if channel.held.push(tag, held).is_err() {
             self.statistics.unmatched_settlements += 1;
             return;

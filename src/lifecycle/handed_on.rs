@@ -1,10 +1,10 @@
 //! What one consumer holds turns up elsewhere: with another consumer, or in a dead-letter queue.
 
 use super::channel::Held;
+use super::message::Chain;
 use super::messages::MessageRef;
-use super::transition::{Observer, Reason, State};
+use super::transition::{Evidence, Observer, Reason, State};
 use super::{Lifecycles, emit};
-use crate::lifecycle::transition::Evidence;
 use crate::protocol::operation::ChannelId;
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
@@ -22,16 +22,22 @@ impl Lifecycles {
         to: ChannelId,
         observer: &mut dyn Observer,
     ) {
-        if let Some(held) = self.taken_back(time, reference, place, Some(to), observer) {
+        if self.is_in_flight(reference, place) {
+            let held = self.taken_back(time, reference, place, Some(to), observer);
             self.retrying(time, reference, place, held.as_ref(), None, true, observer);
         }
     }
 
-    /// The broker has taken a delivery back before it was seen why: says Failed. `to` has it now, where it is with a consumer.
+    /// Whether a chain's latest delivery is in somebody's hands, as far as that was seen.
+    pub(super) fn is_in_flight(&self, reference: MessageRef, place: usize) -> bool {
+        self.messages.get(reference).and_then(|entry| entry.chains.get(place)).is_some_and(Chain::is_in_flight)
+    }
+
+    /// The broker has taken a delivery that is in flight back before it was seen why: says Failed, and gives the delivery if it is
+    /// known which that was. `to` has it now, where it is with a consumer.
     ///
     /// The broker hands on what a channel or connection held before it says a word to the client (rabbit_reader ends the
     /// channels, and with them their deliveries, and sends the close then), so that the reason follows in most cases.
-    /// `None`: nobody held it. `Some(None)`: whose delivery that was is not known any more.
     pub(super) fn taken_back(
         &mut self,
         time: Timestamp,
@@ -39,8 +45,8 @@ impl Lifecycles {
         place: usize,
         to: Option<ChannelId>,
         observer: &mut dyn Observer,
-    ) -> Option<Option<Held>> {
-        let chain = self.messages.get(reference)?.chains.get(place).filter(|chain| chain.is_in_flight())?;
+    ) -> Option<Held> {
+        let chain = self.messages.get(reference)?.chains.get(place)?;
         let (holder, attempt, dispatched) = (chain.holder.clone(), chain.attempt, chain.dispatched.get());
         let found = holder.as_ref().and_then(|holder| self.find_held(holder.connection, reference, place, attempt));
         let other = holder.as_ref().and_then(|holder| self.connections.get(&holder.connection));
@@ -70,7 +76,7 @@ impl Lifecycles {
         line.previous = Some(previous);
         line.awaits = awaits;
         observer.transition(&line);
-        Some(found.map(|(_, held)| held))
+        found.map(|(_, held)| held)
     }
 
     /// Where a delivery is outstanding.

@@ -69,36 +69,39 @@ impl Lifecycles {
             // Another settlement of it may have been lost in a hole; that of the tag that is named was not, or naming it again
             // would be refused.
             let certain = !held.doubtful || tags == Tags::UpTo(held.tag);
-            self.settle_with_others(time, id, held, certain, outcome, observer);
+            self.settle_with_others(time, id, &held, certain, outcome, &party, observer);
         }
     }
 
     /// basic.recover was done.
     pub(super) fn recovered(&mut self, time: Timestamp, id: ChannelId, spared: &[Tags], observer: &mut dyn Observer) {
+        let party = self.party(id.connection);
         let channel = self.channel(id);
         channel.recovering = false;
         for held in channel.held.take_if(|held| !spared.iter().any(|tags| tags.covers(held.tag))) {
             let certain = !held.doubtful;
-            self.settle_with_others(time, id, held, certain, Outcome::Recovered, observer);
+            self.settle_with_others(time, id, &held, certain, Outcome::Recovered, &party, observer);
         }
     }
 
+    /// A settlement covers this delivery among others; `certain`: no other can have come before.
+    #[expect(clippy::too_many_arguments, reason = "two callers, in a loop each")]
     fn settle_with_others(
         &mut self,
         time: Timestamp,
         id: ChannelId,
-        held: Held,
+        held: &Held,
         certain: bool,
         outcome: Outcome,
+        party: &Party,
         observer: &mut dyn Observer,
     ) {
-        let party = self.party(id.connection);
         // What was settled by being sent is not covered.
-        if certain && self.channel(id).settles(&held) {
-            self.settle_one(time, &held, outcome, Settlement::Multiple, &party, observer);
+        if certain && (!held.unsure || self.channel(id).settles(held)) {
+            self.settle_one(time, held, outcome, Settlement::Multiple, party, observer);
         } else {
-            self.forget_body(&held);
-            self.fate_unknown(time, &held, &party, observer);
+            self.forget_body(held);
+            self.fate_unknown(time, held, party, observer);
         }
     }
 
@@ -187,35 +190,29 @@ impl Lifecycles {
         }
         if held.queue_gone {
             self.died(time, reference, place, Some(held), (State::Dropped, Reason::QueueDeleted, None), observer);
-        } else if counted && self.is_at_delivery_limit(held) {
+            return;
+        }
+        let at_limit = if counted { self.is_at_delivery_limit(held) } else { Some(false) };
+        if at_limit == Some(true) {
             self.afterlife(time, reference, place, held, Reason::DeliveryLimit, observer);
         } else {
-            // It may have a limit that nobody saw it declared with.
-            let inferred = inferred || (counted && held.failures > 0 && !self.is_declared(held));
+            // A queue that counts may have a limit that nobody saw it declared with.
+            let inferred = inferred || (at_limit.is_none() && held.failures > 0);
             self.retrying(time, reference, place, Some(held), None, inferred, observer);
         }
     }
 
-    /// Whether the arguments of a delivery's queue are known.
-    fn is_declared(&mut self, held: &Held) -> bool {
-        let chain = self.messages.chain(held);
-        let Some((Some(queue), Some(holder))) = chain.map(|chain| (chain.queue.clone(), chain.holder.clone())) else {
-            return false;
-        };
-        self.topology(&holder).arguments(&queue).is_some()
-    }
-
     /// Whether a quorum queue gives a message up that has failed once more. The broker counts from the message's last arrival
-    /// in the queue on, and tells its count with each delivery.
-    fn is_at_delivery_limit(&mut self, held: &Held) -> bool {
-        let Some(chain) = self.messages.chain(held) else { return false };
-        let (Some(queue), Some(holder)) = (chain.queue.clone(), chain.holder.clone()) else { return false };
+    /// in the queue on, and tells its count with each delivery. `None`: the queue's declaration is not known.
+    fn is_at_delivery_limit(&mut self, held: &Held) -> Option<bool> {
+        let chain = self.messages.chain(held)?;
+        let (queue, holder) = (chain.queue.clone()?, chain.holder.clone()?);
         let usual = self.broker_version(holder.connection).and_then(usual_delivery_limit);
-        let Some(arguments) = self.topology(&holder).arguments(&queue) else { return false };
+        let arguments = self.topology(&holder).arguments(&queue)?;
         let quorum = arguments.queue_type.as_deref() == Some("quorum");
         // A negative limit is none.
         let limit = arguments.delivery_limit.map_or(usual, |limit| u32::try_from(limit).ok());
-        quorum && limit.is_some_and(|limit| held.failures >= limit)
+        Some(quorum && limit.is_some_and(|limit| held.failures >= limit))
     }
 
     /// A channel ended: what was outstanding on it comes again, what waited for a confirm never gets one.

@@ -177,48 +177,91 @@ struct Kept {
 
 impl Kept {
     fn new(line: &Transition<'_>) -> Kept {
-        let Transition { attributes, .. } = line;
+        // All of them by name: one that is added must not be forgotten here.
+        let Attributes {
+            system,
+            operation,
+            exchange,
+            routing_key,
+            queue,
+            vhost,
+            message_id,
+            conversation_id,
+            body_size,
+            client_id,
+            consumer_tag,
+            delivery_tag,
+            redelivered,
+            settlement,
+            stream_offset,
+            dead_letter_source,
+            dead_letter_destination,
+            error_code,
+            error_text,
+            server,
+            client,
+            process,
+            producer,
+            trace,
+        } = line.attributes;
+        let owned = Attributes {
+            system,
+            operation,
+            body_size,
+            delivery_tag,
+            redelivered,
+            settlement,
+            stream_offset,
+            error_code,
+            ..Attributes::default()
+        };
+        let &Transition {
+            time,
+            state,
+            previous,
+            evidence,
+            ambiguous,
+            corrects,
+            reason,
+            awaits,
+            count,
+            message,
+            delivery,
+            attributes: _,
+            timings,
+        } = line;
         Kept {
             fixed: Transition {
-                previous: line.previous,
-                evidence: line.evidence,
-                ambiguous: line.ambiguous,
-                corrects: line.corrects,
-                reason: line.reason,
-                awaits: line.awaits,
-                count: line.count,
-                message: line.message,
-                delivery: line.delivery,
-                attributes: Attributes {
-                    system: attributes.system,
-                    operation: attributes.operation,
-                    body_size: attributes.body_size,
-                    delivery_tag: attributes.delivery_tag,
-                    redelivered: attributes.redelivered,
-                    settlement: attributes.settlement,
-                    stream_offset: attributes.stream_offset,
-                    error_code: attributes.error_code,
-                    ..Attributes::default()
-                },
-                timings: line.timings,
-                ..Transition::new(line.time, line.state)
+                time,
+                state,
+                previous,
+                evidence,
+                ambiguous,
+                corrects,
+                reason,
+                awaits,
+                count,
+                message,
+                delivery,
+                attributes: owned,
+                timings,
             },
-            exchange: attributes.exchange.cloned(),
-            routing_key: attributes.routing_key.cloned(),
-            queue: attributes.queue.cloned(),
-            vhost: attributes.vhost.cloned(),
-            message_id: attributes.message_id.cloned(),
-            conversation_id: attributes.conversation_id.cloned(),
-            client_id: attributes.client_id.cloned(),
-            consumer_tag: attributes.consumer_tag.cloned(),
-            dead_letter_source: attributes.dead_letter_source.cloned(),
-            dead_letter_destination: attributes.dead_letter_destination.cloned(),
-            error_text: attributes.error_text.cloned(),
-            server: attributes.server.copied(),
-            client: attributes.client.copied(),
-            process: attributes.process.cloned(),
-            producer: attributes.producer.cloned(),
-            trace: attributes.trace.copied(),
+            exchange: exchange.cloned(),
+            routing_key: routing_key.cloned(),
+            queue: queue.cloned(),
+            vhost: vhost.cloned(),
+            message_id: message_id.cloned(),
+            conversation_id: conversation_id.cloned(),
+            client_id: client_id.cloned(),
+            consumer_tag: consumer_tag.cloned(),
+            dead_letter_source: dead_letter_source.cloned(),
+            dead_letter_destination: dead_letter_destination.cloned(),
+            error_text: error_text.cloned(),
+            server: server.copied(),
+            client: client.copied(),
+            process: process.cloned(),
+            producer: producer.cloned(),
+            trace: trace.copied(),
         }
     }
 
@@ -255,5 +298,132 @@ impl Kept {
             self.fixed.evidence = Evidence::Observed;
             self.fixed.attributes.error_code = why.error_code;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::transition::{Reason, Settlement, Timings};
+    use super::*;
+    use crate::stream::ConnectionId;
+
+    const CHANNEL: ChannelId = ChannelId { connection: ConnectionId(1), number: 1, incarnation: 0 };
+
+    /// Messages and reasons, as they are told.
+    #[derive(Default)]
+    struct Told(Vec<(u128, Option<Reason>)>);
+
+    impl Observer for Told {
+        fn transition(&mut self, line: &Transition<'_>) {
+            self.0.push((line.message.unwrap().0, line.reason));
+        }
+
+        fn event(&mut self, _: &Event<'_>) {}
+    }
+
+    fn failed(message: u128, second: u64) -> Transition<'static> {
+        let line = Transition::new(Timestamp(second * 1_000_000_000), State::Failed);
+        Transition { message: Some(Identity(message)), awaits: Some(CHANNEL), ..line }
+    }
+
+    #[test]
+    fn more_lines_than_may_wait_are_told_without_a_reason_oldest_first() {
+        let (mut withheld, mut told) = (Withheld::default(), Told::default());
+        let most = MOST_LINES as u128;
+        for message in 0..most + 3 {
+            withheld.before(&mut told).transition(&failed(message, 1));
+        }
+        assert_eq!(told.0, [(0, None), (1, None), (2, None)]);
+        let why = Why { reason: Reason::ChannelClosed, error_code: Some(406) };
+        withheld.before(&mut told).explained(CHANNEL, Some(why));
+        let expected = (0..most + 3).map(|message| (message, (message > 2).then_some(why.reason)));
+        assert!(told.0.iter().copied().eq(expected), "in their order, with the reason");
+        assert_eq!((withheld.lines, withheld.poll_timeout()), (0, None));
+    }
+
+    #[test]
+    fn nothing_waits_longer_than_the_patience_or_the_end() {
+        let (mut withheld, mut told) = (Withheld::default(), Told::default());
+        withheld.before(&mut told).transition(&failed(1, 1));
+        withheld.before(&mut told).transition(&failed(2, 2));
+        let due = withheld.poll_timeout().unwrap();
+        withheld.handle_timeout(Timestamp(due.0 - 1), &mut told);
+        assert!(told.0.is_empty());
+        withheld.handle_timeout(due, &mut told);
+        assert_eq!(told.0, [(1, None)]);
+        withheld.release_all(&mut told);
+        assert_eq!(told.0, [(1, None), (2, None)]);
+        assert_eq!(withheld.lines, 0);
+    }
+
+    #[test]
+    fn one_that_waits_again_waits_its_own_time() {
+        let (mut withheld, mut told) = (Withheld::default(), Told::default());
+        withheld.before(&mut told).transition(&failed(1, 1));
+        withheld.before(&mut told).transition(&Transition { awaits: None, ..failed(2, 1) });
+        // Behind another, so that its first time stays in the list.
+        withheld.before(&mut told).transition(&failed(3, 1));
+        let other = ChannelId { number: 2, ..CHANNEL };
+        withheld.before(&mut told).transition(&Transition { awaits: Some(other), ..failed(4, 1) });
+        withheld.before(&mut told).explained(other, None);
+        withheld.before(&mut told).transition(&failed(4, 9));
+        withheld.handle_timeout(Timestamp(5_000_000_000), &mut told);
+        assert_eq!(told.0, [(2, None), (4, None), (1, None), (3, None)]);
+    }
+
+    #[test]
+    fn a_line_that_waited_says_all_that_it_said() {
+        let name: [Name; 11] = std::array::from_fn(|number| format!("name {number}").into());
+        let (server, client) = (([127, 0, 0, 1], 5672).into(), ([127, 0, 0, 1], 40000).into());
+        let owners = [7, 8].map(|pid| Owner { pid, executable: format!("app {pid}") });
+        let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], flags: 1 };
+        let moment = |second| Some(Timestamp(second));
+        let line = Transition {
+            time: Timestamp(9),
+            state: State::Acknowledged,
+            previous: Some(State::Processing),
+            evidence: Evidence::Inferred,
+            ambiguous: true,
+            corrects: Some(State::Dropped),
+            reason: Some(Reason::Requeued),
+            awaits: None,
+            count: 3,
+            message: Some(Identity(5)),
+            delivery: Some(2),
+            attributes: Attributes {
+                system: "rabbitmq",
+                operation: Some("ack"),
+                exchange: Some(&name[0]),
+                routing_key: Some(&name[1]),
+                queue: Some(&name[2]),
+                vhost: Some(&name[3]),
+                message_id: Some(&name[4]),
+                conversation_id: Some(&name[5]),
+                body_size: Some(10),
+                client_id: Some(&name[6]),
+                consumer_tag: Some(&name[7]),
+                delivery_tag: Some(11),
+                redelivered: Some(true),
+                settlement: Some(Settlement::Multiple),
+                stream_offset: Some(12),
+                dead_letter_source: Some(&name[8]),
+                dead_letter_destination: Some(&name[9]),
+                error_code: Some(406),
+                error_text: Some(&name[10]),
+                server: Some(&server),
+                client: Some(&client),
+                process: Some(&owners[0]),
+                producer: Some(&owners[1]),
+                trace: Some(&trace),
+            },
+            timings: Timings {
+                created: moment(1),
+                confirmed: moment(2),
+                dispatched: moment(3),
+                processing: moment(4),
+                first_failed: moment(5),
+            },
+        };
+        assert_eq!(format!("{:?}", Kept::new(&line).line()), format!("{line:?}"));
     }
 }
