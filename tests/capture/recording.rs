@@ -7,21 +7,7 @@ use acktrail::capture::{Closed, Cookie, Counters, Direction, Origin, Owner, Read
 use acktrail::time::Timestamp;
 use proptest::prelude::*;
 
-/// A record that owns its bytes.
-#[derive(Clone, Debug)]
-struct Owned {
-    record: Record<'static>,
-    bytes: Vec<u8>,
-}
-
-impl Owned {
-    fn borrow(&self) -> Record<'_> {
-        match &self.record {
-            Record::Segment(segment) => Record::Segment(Segment { bytes: &self.bytes, ..segment.clone() }),
-            other => other.clone(),
-        }
-    }
-}
+use crate::owned::Owned;
 
 fn header() -> Header {
     Header {
@@ -348,24 +334,28 @@ fn an_impossible_record_is_refused_and_the_recording_goes_on() {
     assert_eq!(reader.next().expect("whole"), Some(Record::Segment(good)));
 }
 
+/// The segment with this number of a stream of large ones, of which three make a block.
+fn large(number: u32, time: u32, bytes: &[u8]) -> Segment<'_> {
+    Segment {
+        time: Timestamp(u64::from(time)),
+        cookie: Cookie(1),
+        direction: Direction::Egress,
+        sequence: number * 100_000,
+        acknowledged: 0,
+        length: 100_000,
+        offset: 0,
+        bytes,
+        more: false,
+        lost: 0,
+    }
+}
+
 #[test]
 fn nothing_is_written_before_it_is_committed() {
     let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
     let secret = vec![b'#'; 100_000];
     for number in 0..20u32 {
-        let segment = Segment {
-            time: Timestamp(u64::from(number)),
-            cookie: Cookie(1),
-            direction: Direction::Egress,
-            sequence: number * 100_000,
-            acknowledged: 0,
-            length: 100_000,
-            offset: 0,
-            bytes: &secret,
-            more: false,
-            lost: 0,
-        };
-        writer.write(&Record::Segment(segment)).expect("possible");
+        writer.write(&Record::Segment(large(number, number, &secret))).expect("possible");
     }
     assert!(writer.pending_bytes() > 2_000_000);
     writer.wipe(&[(Cookie(1), Direction::Egress)], 0, u64::MAX);
@@ -381,22 +371,9 @@ fn what_is_held_stays_with_all_that_came_after() {
     let mut writer = Writer::new(Vec::new(), &header()).expect("to memory");
     let bytes = vec![b'#'; 100_000];
     for number in 0..20u32 {
-        let segment = Segment {
-            // Records of two processors may cross.
-            time: Timestamp(u64::from(number ^ 1)),
-            cookie: Cookie(1),
-            direction: Direction::Egress,
-            sequence: number * 100_000,
-            acknowledged: 0,
-            length: 100_000,
-            offset: 0,
-            bytes: &bytes,
-            more: false,
-            lost: 0,
-        };
-        writer.write(&Record::Segment(segment)).expect("possible");
+        // Records of two processors may cross.
+        writer.write(&Record::Segment(large(number, number ^ 1, &bytes))).expect("possible");
     }
-    // Three segments make a block.
     for (held, left) in [(0, 20), (3, 20), (4, 17), (6, 14), (7, 14), (20, 2)] {
         writer.commit_before(Timestamp(held)).expect("to memory");
         assert_eq!(writer.pending_bytes() / 100_000, left, "{held}");

@@ -16,6 +16,7 @@ use acktrail::time::Timestamp;
 use crate::amqp::{self as wire, Bytes, Properties};
 use crate::conversation::Side;
 use crate::follower::{BROKER, CLIENT, config, noise};
+use crate::owned::Owned;
 
 const SEEDS: u32 = 375;
 const FRAME_MAX: u32 = 4096;
@@ -23,21 +24,6 @@ const FRAME_MAX: u32 = 4096;
 const MARK: u8 = 0xf0;
 
 type Noise<'n> = &'n mut dyn FnMut() -> u32;
-
-/// A record that owns its bytes.
-struct Owned {
-    record: Record<'static>,
-    bytes: Vec<u8>,
-}
-
-impl Owned {
-    fn borrow(&self) -> Record<'_> {
-        match &self.record {
-            Record::Segment(segment) => Record::Segment(Segment { bytes: &self.bytes, ..segment.clone() }),
-            other => other.clone(),
-        }
-    }
-}
 
 /// What both sides write, and where the client's credentials are.
 #[derive(Default)]

@@ -8,6 +8,8 @@ mod conversation;
 mod follower;
 #[path = "../support/knowledge.rs"]
 mod knowledge;
+#[path = "../support/owned.rs"]
+mod owned;
 
 mod budget;
 mod credentials;

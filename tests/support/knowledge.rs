@@ -86,8 +86,8 @@ fn says_nothing_of_messages(operation: &Operation) -> bool {
         // A channel whose end was lost, told by its number's next use, or by the connection's end.
         Operation::ChannelClosed { by: None, .. } => true,
         Operation::ChannelClosed { connection: true, .. } => true,
-        // That it was closed in order may be in the hole.
-        Operation::ConnectionEnded { .. } => true,
+        // That it was closed, and in order, may be in the hole; but not that the broker agreed.
+        Operation::ConnectionEnded { agreed: false, .. } => true,
         // A channel whose opening was lost, told by its tags.
         Operation::ChannelOpened(_) => true,
         _ => false,
@@ -97,6 +97,9 @@ fn says_nothing_of_messages(operation: &Operation) -> bool {
 fn knows_no_more(found: &Operation, expected: &Operation, client_hole: bool) -> bool {
     use Operation as O;
     match (found, expected) {
+        (O::ConnectionEnded { by, error, agreed: true }, O::ConnectionEnded { by: b, error: e, agreed: true }) => {
+            by == b && part(error, e)
+        }
         (
             O::Published { channel, tag, destination, mandatory, message },
             O::Published { channel: c, tag: t, destination: d, mandatory: m, message: full },

@@ -114,10 +114,11 @@ impl Connection {
                 }
             }
             Method::ConnectionCloseOk => {
+                // The other side has closed it, also where a hole took that.
+                let other = if from == Peer::Broker { Peer::Client } else { Peer::Broker };
+                self.closing.get_or_insert((other, None));
                 self.end(out);
-                if from == Peer::Broker {
-                    self.tell_end(true, out);
-                }
+                self.tell_end(true, out);
             }
             Method::Blocked { reason } => {
                 let reason = Some(out.name(reason));

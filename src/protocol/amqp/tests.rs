@@ -514,6 +514,14 @@ fn connections_end_in_three_ways() {
         channel 1.0 closed by Client
         connection ended by Client",
     );
+    // The close itself may be in a hole; what answers it tells who began.
+    let mut talk = Talk::open();
+    talk.broker(&wire::connection_close_ok()).hang_up();
+    talk.expect(
+        "
+        channel 1.0 closed by Client with its connection
+        connection ended by Client",
+    );
     let mut talk = Talk::open();
     talk.client(&wire::connection_close(200, "bye")).hang_up();
     talk.expect(

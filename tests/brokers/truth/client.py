@@ -320,6 +320,12 @@ class Channel:
         self.ended("channel_closed")
         self.closed_with(code)
 
+    def blunder(self, tag=7777):
+        """Acknowledges what never was: the broker closes the channel, and what is outstanding comes again."""
+        self.log.add("event", name="settle_failed", code=406, chan=self.chan, tag=tag)
+        self.pika.basic_ack(tag)
+        self.broken(406)
+
     def closed_with(self, code):
         """The same, where something else than the close says why deliveries failed."""
         try:

@@ -118,19 +118,14 @@ class Walk:
         self.decide(channel)
 
     def requeue(self):
-        channel, delivery = self.one()
-        if channel and self.rng.random() < 0.5:
-            channel.nack(delivery, requeue=True, multiple=self.rng.random() < 0.3)
-        elif channel:
-            channel.reject(delivery, requeue=True)
-        self.decide(channel)
+        self.refuse(requeue=True)
 
-    def refuse(self):
+    def refuse(self, requeue=False):
         channel, delivery = self.one()
         if channel and self.rng.random() < 0.5:
-            channel.nack(delivery, requeue=False, multiple=self.rng.random() < 0.3)
+            channel.nack(delivery, requeue=requeue, multiple=self.rng.random() < 0.3)
         elif channel:
-            channel.reject(delivery, requeue=False)
+            channel.reject(delivery, requeue=requeue)
         self.decide(channel)
 
     def park(self):
@@ -162,9 +157,7 @@ class Walk:
         if self.channels:
             channel = self.rng.choice(self.channels)
             self.forget([channel])
-            channel.log.add("event", name="settle_failed", code=406, chan=channel.chan, tag=7777)
-            channel.pika.basic_ack(7777)
-            channel.broken(406)
+            channel.blunder()
 
     def hang_up(self):
         if self.channels:

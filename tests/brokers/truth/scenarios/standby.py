@@ -38,9 +38,7 @@ def standby_channel_closed(s):
 def standby_channel_refused(s):
     """The broker closes the channel: 406."""
     consumer, other = relay(s)
-    consumer.log.add("event", name="settle_failed", code=406, chan=consumer.chan, tag=77)
-    consumer.pika.basic_ack(77)
-    consumer.broken(406)
+    consumer.blunder()
     taken(other)
 
 
@@ -109,9 +107,7 @@ def standby_other_channel(s):
     holder.consume(queue, prefetch=4)
     client.wait(lambda: len(holder.seen) == 4)
     other.consume(queue, other.ack)
-    holder.log.add("event", name="settle_failed", code=406, chan=holder.chan, tag=77)
-    holder.pika.basic_ack(77)
-    holder.broken(406)
+    holder.blunder()
     client.wait(lambda: len(other.seen) == 4)
     client.wait(seconds=0.02)
 
@@ -126,9 +122,7 @@ def standby_many(s):
     other = s.client().channel()
     other.consume(queue, other.ack, prefetch=20)
     other.client.wait(lambda: len(other.seen) == 50)
-    consumer.log.add("event", name="settle_failed", code=406, chan=consumer.chan, tag=777)
-    consumer.pika.basic_ack(777)
-    consumer.broken(406)
+    consumer.blunder()
     taken(other, 400)
 
 
@@ -149,9 +143,7 @@ def standby_delivery_limit(s):
             consumer.client.wait(lambda: len(consumer.seen) == 4)
     for consumer in consumers:
         consumer.client.wait(lambda: len(consumer.seen) == 4)
-        consumer.log.add("event", name="settle_failed", code=406, chan=consumer.chan, tag=77)
-        consumer.pika.basic_ack(77)
-        consumer.broken(406)
+        consumer.blunder()
     taken(reader, 4)
 
 
