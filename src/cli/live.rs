@@ -62,12 +62,20 @@ impl Live {
         let (style, mark) = (style(row), mark(row));
         Style::Dim.paint(&row.clock(), self.colors, out);
         out.push_str("  ");
-        let name = if row.event { self.event_name(row) } else { fit(&row.what, STATE - 2, Align::Left) };
+        // The longest events are those of connections, which have no place.
+        let no_place = row.event && row.place.is_empty();
+        let room = if no_place { STATE + 2 + self.place } else { STATE };
+        let name = match row.event {
+            true => fit(&format!("·{}", row.what), room, Align::Left),
+            false => fit(&row.what, STATE - 2, Align::Left),
+        };
         style.paint(&name, self.colors, out);
-        out.push_str(&fit(mark, STATE.saturating_sub(columns(&name)), Align::Right));
+        out.push_str(&fit(mark, room.saturating_sub(columns(&name)), Align::Right));
         out.push_str("  ");
-        out.push_str(&fit(&row.place, self.place, Align::Left));
-        out.push_str("  ");
+        if !no_place {
+            out.push_str(&fit(&row.place, self.place, Align::Left));
+            out.push_str("  ");
+        }
         out.push_str(&fit(&self.message(row), self.message, Align::Left));
         out.push_str("  ");
         let delivery = row.delivery.map(|number| format!("#{number}")).unwrap_or_default();
@@ -80,10 +88,6 @@ impl Live {
         let end = start + out.get(start..).map_or(0, |line| line.trim_end().len());
         out.truncate(end);
         out.push('\n');
-    }
-
-    fn event_name(&self, row: &Row) -> String {
-        fit(&format!("·{}", row.what), STATE, Align::Left)
     }
 
     fn message(&self, row: &Row) -> String {
@@ -194,6 +198,12 @@ mod tests {
         let event = Row { what: "channel_closed".to_owned(), event: true, count: Some(7), ..Row::default() };
         assert!(line(&event, 100, false).contains("·channel_closed"));
         assert!(line(&event, 100, false).ends_with("×7\n"));
+        let detail = Some("client".to_owned());
+        let closed = Row { what: "connection_closed".to_owned(), event: true, detail, ..Row::default() };
+        let channel = Row { what: "channel_closed".to_owned(), ..closed.clone() };
+        let at = |row: &Row| line(row, 100, false).find("client");
+        assert!(line(&closed, 100, false).contains("·connection_closed "), "whole");
+        assert_eq!(at(&closed), at(&channel), "in the same column");
         let corrected =
             Row { corrects: Some("DeadLettered".to_owned()), what: "Retrying".to_owned(), ..Row::default() };
         assert!(line(&corrected, 120, false).contains("not DeadLettered"));
