@@ -4,6 +4,7 @@ use super::confirm::{Answer, Confirms};
 use super::consumers::{self, Consumers};
 use super::content::{Content, Lead, Source};
 use super::header::Header;
+use super::identity::BodyDigest;
 use super::method::Method;
 use super::output::Output;
 use super::requests::{self, Request, Requests};
@@ -147,15 +148,18 @@ impl Channel {
         self.learn_tags(out);
         match (*method, from) {
             (Method::Publish { exchange, routing_key, mandatory }, _) => {
-                self.publish(exchange, routing_key, mandatory, out)
+                let lead = self.publish(exchange, routing_key, mandatory, out);
+                self.begin(Peer::Client, lead);
             }
             (Method::Deliver { consumer, tag, redelivered, exchange, routing_key }, _) => {
                 let source = Source::Consumer(out.name(consumer));
-                self.deliver(source, tag, redelivered, exchange, routing_key, out);
+                let lead = self.deliver(source, tag, redelivered, exchange, routing_key, out);
+                self.begin(Peer::Broker, lead);
             }
             (Method::GetOk { tag, redelivered, exchange, routing_key }, _) => {
                 let source = self.answered_get((60, 71), out);
-                self.deliver(source, tag, redelivered, exchange, routing_key, out);
+                let lead = self.deliver(source, tag, redelivered, exchange, routing_key, out);
+                self.begin(Peer::Broker, lead);
             }
             (Method::GetEmpty, _) => drop(self.answered_get((60, 72), out)),
             (Method::Return { code, text, exchange, routing_key }, _) => {
@@ -193,13 +197,44 @@ impl Channel {
         true
     }
 
+    /// Takes a content that was published or delivered, in one piece: the same as method, header and body one after the other.
+    /// False if there is more to it than to most of them, and nothing was done.
+    pub fn whole(
+        &mut self,
+        method: &Method<'_>,
+        mut header: Header,
+        body: &[u8],
+        flow: Flow,
+        end: Position,
+        out: &mut Output<'_>,
+    ) -> bool {
+        let from = if matches!(method, Method::Publish { .. }) { Peer::Client } else { Peer::Broker };
+        if self.is_amid(from) || !self.can_be_next(method) {
+            return false;
+        }
+        self.heard(from);
+        self.learn_tags(out);
+        let lead = match *method {
+            Method::Publish { exchange, routing_key, mandatory } => self.publish(exchange, routing_key, mandatory, out),
+            Method::Deliver { consumer, tag, redelivered, exchange, routing_key } => {
+                let source = Source::Consumer(out.name(consumer));
+                self.deliver(source, tag, redelivered, exchange, routing_key, out)
+            }
+            _ => return false,
+        };
+        self.headless[index(from)] = false;
+        bound(&mut header, out);
+        if let Some(trouble) = header.trouble() {
+            out.trouble(trouble);
+        }
+        let message = header.message(Some(BodyDigest::of(body)));
+        self.say(lead, message, flow, end, out);
+        true
+    }
+
     /// Takes a content header.
     pub fn header(&mut self, mut header: Header, from: Peer, flow: Flow, end: Position, out: &mut Output<'_>) {
-        if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty())
-            && !out.take_room(extras.deaths.len() * DEATH_COST)
-        {
-            extras.deaths = Vec::new();
-        }
+        bound(&mut header, out);
         match &mut self.contents[index(from)] {
             Some(content) => {
                 if !content.header(header) {
@@ -276,11 +311,11 @@ impl Channel {
         out.push(Operation::Recovered { channel: self.id, spared });
     }
 
-    fn publish(&mut self, exchange: &[u8], routing_key: &[u8], mandatory: bool, out: &mut Output<'_>) {
+    fn publish(&mut self, exchange: &[u8], routing_key: &[u8], mandatory: bool, out: &mut Output<'_>) -> Lead {
         let destination = out.destination(&mut self.last_destination[0], exchange, routing_key);
         // What comes after the broker closed the channel is not counted by it.
         let tag = if self.is_alive() { self.confirms.published(out.time) } else { None };
-        self.begin(Peer::Client, Lead::Publish { tag, destination, mandatory });
+        Lead::Publish { tag, destination, mandatory }
     }
 
     fn deliver(
@@ -291,7 +326,7 @@ impl Channel {
         exchange: &[u8],
         routing_key: &[u8],
         out: &mut Output<'_>,
-    ) {
+    ) -> Lead {
         if !consumers::is_direct_reply(exchange, routing_key) {
             let lost = self.last_tag.map_or(0, |last| tag.saturating_sub(last).saturating_sub(1));
             if lost > 0 {
@@ -301,7 +336,7 @@ impl Channel {
             self.last_tag = Some(tag);
         }
         let destination = out.destination(&mut self.last_destination[1], exchange, routing_key);
-        self.begin(Peer::Broker, Lead::Deliver { tag, from, redelivered, destination });
+        Lead::Deliver { tag, from, redelivered, destination }
     }
 
     fn begin(&mut self, from: Peer, lead: Lead) {
@@ -335,10 +370,16 @@ impl Channel {
         if let Some(trouble) = content.trouble() {
             out.trouble(trouble);
         }
-        let channel = self.id;
         let (lead, message) = (content.lead.take(), content.message());
         self.contents[index(from)] = None;
-        let Some(lead) = lead else { return };
+        if let Some(lead) = lead {
+            self.say(lead, message, flow, end, out);
+        }
+    }
+
+    /// Says what a content was.
+    fn say(&mut self, lead: Lead, message: Message, flow: Flow, end: Position, out: &mut Output<'_>) {
+        let channel = self.id;
         match lead {
             Lead::Publish { tag, destination, mandatory } => {
                 self.count_or_keep(Operation::Published { channel, tag, destination, mandatory, message }, out);
@@ -482,6 +523,15 @@ impl Channel {
         }
         let tags = Tags::UpTo(learned.answered);
         out.push(Operation::Confirmed { channel, tags, inferred: true, earlier: true });
+    }
+}
+
+/// Keeps the entries of x-death only if there is room for them.
+fn bound(header: &mut Header, out: &mut Output<'_>) {
+    if let Some(extras) = header.extras.as_mut().filter(|extras| !extras.deaths.is_empty())
+        && !out.take_room(extras.deaths.len() * DEATH_COST)
+    {
+        extras.deaths = Vec::new();
     }
 }
 

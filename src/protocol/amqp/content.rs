@@ -1,6 +1,5 @@
 //! A content under way: its method, its header, as much of its body as counts.
 
-use super::cursor::Flaw;
 use super::header::Header;
 use super::identity::BodyHash;
 use crate::names::Name;
@@ -106,10 +105,7 @@ impl Content {
 
     /// What was wrong with its header.
     pub fn trouble(&self) -> Option<Trouble> {
-        Some(match self.header.as_ref()?.flaw? {
-            Flaw::TooDeep => Trouble::TooDeep,
-            Flaw::Incomplete | Flaw::Malformed => Trouble::Malformed,
-        })
+        self.header.as_ref()?.trouble()
     }
 
     /// Where the content ends at the earliest, if the flow is at `position`.
@@ -119,27 +115,16 @@ impl Content {
 
     /// The message, as far as it is known. The content is over: it is taken out of here, not copied.
     pub fn message(&mut self) -> Message {
-        let Some(header) = &mut self.header else {
-            return Message {
+        match &mut self.header {
+            Some(header) => header.message(self.body.digest(header.body_size)),
+            None => Message {
                 identity: None,
                 source: IdentitySource::Fingerprint,
                 body: None,
                 body_size: None,
                 message_id: None,
                 extras: None,
-            };
-        };
-        let size = header.body_size;
-        let digest = self.body.digest(size);
-        let readable = !matches!(header.flaw, Some(Flaw::Incomplete | Flaw::Malformed));
-        let fingerprint = || digest.filter(|_| readable).map(|digest| header.stable.fingerprint(size, digest));
-        Message {
-            identity: header.identity.or_else(fingerprint),
-            source: if header.identity.is_some() { IdentitySource::MessageId } else { header.stable.source() },
-            body: digest.map(|digest| header.stable.loose(size, digest)),
-            body_size: Some(size),
-            message_id: header.message_id.take(),
-            extras: header.extras.take(),
+            },
         }
     }
 }

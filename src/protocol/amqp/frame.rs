@@ -52,6 +52,18 @@ pub(super) enum Item<'a> {
     Lost(Option<Trouble>),
 }
 
+/// A content that lies in one piece: its method, its header, and its body in one frame, or none if it is empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Whole<'a> {
+    pub channel: u16,
+    /// Payloads.
+    pub method: &'a [u8],
+    pub header: &'a [u8],
+    pub body: &'a [u8],
+    /// Of all its frames.
+    pub length: usize,
+}
+
 /// Finds the frames of one flow.
 #[derive(Debug)]
 pub(super) struct Decoder {
@@ -206,6 +218,32 @@ impl Decoder {
                 }
             }
         }
+    }
+
+    /// The published or delivered content that begins here, if all of it is at hand. It is not taken yet; frame by frame
+    /// ([`Decoder::next`]) it would be the same.
+    pub fn peek_content<'i>(&self, input: &'i [u8]) -> Option<Whole<'i>> {
+        if self.state != State::Boundary || self.doubted || self.head_length > 0 {
+            return None;
+        }
+        let largest = (LARGEST_COPY as usize).min(self.room).min(self.frame_max.unwrap_or(LARGEST_COPY) as usize);
+        let mut rest = input;
+        let (channel, method) = peek_frame(METHOD, largest, &mut rest)?;
+        if !matches!(method, [0, 60, 0, 40 | 60, ..]) || channel == 0 {
+            return None;
+        }
+        let (same, header) = peek_frame(HEADER, largest, &mut rest)?;
+        // Class, weight, size of the body.
+        let size = u64::from_be_bytes(*header.get(4..)?.first_chunk()?);
+        let (body_channel, body) = if size == 0 { (channel, &[][..]) } else { peek_frame(BODY, largest, &mut rest)? };
+        let fits = same == channel && body_channel == channel && body.len() as u64 == size;
+        fits.then(|| Whole { channel, method, header, body, length: input.len() - rest.len() })
+    }
+
+    /// Takes a content that was peeked at.
+    pub fn take_content(&mut self, content: &Whole<'_>, input: &mut &[u8]) {
+        self.advance(input, content.length);
+        self.last_body = (!content.body.is_empty()).then_some(content.channel);
     }
 
     /// The next item of a hole: `left` bytes of it are still to be accounted for. `predict` gives the size of the body frame
@@ -491,6 +529,19 @@ enum Copied {
 /// Type, channel and size of the payload (section 4.2.3 of the specification).
 fn parts([kind, c1, c2, s1, s2, s3, s4]: [u8; HEAD]) -> (u8, u16, u32) {
     (kind, u16::from_be_bytes([c1, c2]), u32::from_be_bytes([s1, s2, s3, s4]))
+}
+
+/// A frame of this type that is not too large and all there: its channel and payload.
+fn peek_frame<'i>(kind: u8, largest: usize, rest: &mut &'i [u8]) -> Option<(u16, &'i [u8])> {
+    let (head, behind) = rest.split_first_chunk()?;
+    let (found, channel, size) = parts(*head);
+    let size = size as usize;
+    if found != kind || size > largest {
+        return None;
+    }
+    let (payload, behind) = behind.split_at_checked(size)?;
+    *rest = behind.strip_prefix(&[END])?;
+    Some((channel, payload))
 }
 
 fn is_kind(kind: u8) -> bool {

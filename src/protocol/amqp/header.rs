@@ -1,10 +1,11 @@
 //! Content headers: body size, properties, headers.
 
 use super::cursor::{Cursor, Flaw};
-use super::identity::{self, Stable, StableProperty};
+use super::identity::{self, BodyDigest, Stable, StableProperty};
 use super::table::{Table, Value};
 use crate::names::{Name, Names, clean};
-use crate::protocol::operation::{Death, Extras, Identity};
+use crate::protocol::Trouble;
+use crate::protocol::operation::{Death, Extras, Identity, IdentitySource, Message};
 
 /// The most entries of x-death that are kept. There is one for each queue and reason that a message died of.
 const MOST_DEATHS: usize = 64;
@@ -50,6 +51,29 @@ impl Header {
             Err(flaw) => header.flaw = Some(flaw),
         }
         Ok(header)
+    }
+
+    /// What was wrong with it.
+    pub fn trouble(&self) -> Option<Trouble> {
+        Some(match self.flaw? {
+            Flaw::TooDeep => Trouble::TooDeep,
+            Flaw::Incomplete | Flaw::Malformed => Trouble::Malformed,
+        })
+    }
+
+    /// The message that it is of, with this body: taken out of here, not copied.
+    pub fn message(&mut self, digest: Option<BodyDigest>) -> Message {
+        let size = self.body_size;
+        let readable = !matches!(self.flaw, Some(Flaw::Incomplete | Flaw::Malformed));
+        let fingerprint = || digest.filter(|_| readable).map(|digest| self.stable.fingerprint(size, digest));
+        Message {
+            identity: self.identity.or_else(fingerprint),
+            source: if self.identity.is_some() { IdentitySource::MessageId } else { self.stable.source() },
+            body: digest.map(|digest| self.stable.loose(size, digest)),
+            body_size: Some(size),
+            message_id: self.message_id.take(),
+            extras: self.extras.take(),
+        }
     }
 
     fn take(&mut self, properties: &Properties<'_>, names: &mut Names) {

@@ -181,6 +181,13 @@ fn sum(table: Table<'_>, depth: usize, sound: &mut bool) -> u128 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BodyDigest(u128);
 
+impl BodyDigest {
+    /// Of a body that is all there.
+    pub fn of(body: &[u8]) -> BodyDigest {
+        BodyDigest(hash(Kind::Body, 0, body.get(..FINGERPRINT_BYTES as usize).unwrap_or(body)))
+    }
+}
+
 /// Hashes a body as it passes, without keeping it.
 #[derive(Default)]
 pub(super) struct BodyHash {

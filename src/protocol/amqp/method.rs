@@ -193,6 +193,19 @@ impl<'a> Method<'a> {
         }
         Ok(method)
     }
+
+    /// Reads a sound basic.publish or basic.deliver.
+    pub fn read_content(payload: &'a [u8]) -> Option<Method<'a>> {
+        let (numbers, arguments) = payload.split_first_chunk()?;
+        let mut cursor = Cursor::new(arguments);
+        let method = match numbers {
+            [0, 60, 0, 40] => read_publish(&mut cursor),
+            [0, 60, 0, 60] => read_deliver(&mut cursor),
+            _ => return None,
+        };
+        cursor.finish().ok()?;
+        method.ok()
+    }
 }
 
 fn read_connection<'a>(cursor: &mut Cursor<'a>, method: u16) -> Result<Method<'a>, Flaw> {
@@ -334,23 +347,13 @@ fn read_basic<'a>(cursor: &mut Cursor<'a>, method: u16) -> Result<Method<'a>, Fl
             Method::Cancel { consumer, nowait }
         }
         31 => Method::CancelOk { consumer: cursor.short_string()? },
-        40 => {
-            cursor.u16()?;
-            let (exchange, routing_key) = (cursor.short_string()?, cursor.short_string()?);
-            let [mandatory, _immediate] = bits(cursor)?;
-            Method::Publish { exchange, routing_key, mandatory }
-        }
+        40 => read_publish(cursor)?,
         50 => {
             let (code, text) = (cursor.u16()?, cursor.short_string()?);
             let (exchange, routing_key) = (cursor.short_string()?, cursor.short_string()?);
             Method::Return { code, text, exchange, routing_key }
         }
-        60 => {
-            let (consumer, tag) = (cursor.short_string()?, cursor.u64()?);
-            let [redelivered] = bits(cursor)?;
-            let (exchange, routing_key) = (cursor.short_string()?, cursor.short_string()?);
-            Method::Deliver { consumer, tag, redelivered, exchange, routing_key }
-        }
+        60 => read_deliver(cursor)?,
         70 => {
             cursor.u16()?;
             let queue = cursor.short_string()?;
@@ -390,6 +393,20 @@ fn read_basic<'a>(cursor: &mut Cursor<'a>, method: u16) -> Result<Method<'a>, Fl
         }
         _ => Method::Other,
     })
+}
+
+fn read_publish<'a>(cursor: &mut Cursor<'a>) -> Result<Method<'a>, Flaw> {
+    cursor.u16()?;
+    let (exchange, routing_key) = (cursor.short_string()?, cursor.short_string()?);
+    let [mandatory, _immediate] = bits(cursor)?;
+    Ok(Method::Publish { exchange, routing_key, mandatory })
+}
+
+fn read_deliver<'a>(cursor: &mut Cursor<'a>) -> Result<Method<'a>, Flaw> {
+    let (consumer, tag) = (cursor.short_string()?, cursor.u64()?);
+    let [redelivered] = bits(cursor)?;
+    let (exchange, routing_key) = (cursor.short_string()?, cursor.short_string()?);
+    Ok(Method::Deliver { consumer, tag, redelivered, exchange, routing_key })
 }
 
 /// confirm.select's only argument is whether an answer is wanted: nothing depends on it.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::connection::Connection;
 use super::cursor::Flaw;
-use super::frame::{Decoder, Item, PREFACE};
+use super::frame::{Decoder, Item, PREFACE, Whole};
 use super::header::Header;
 use super::hunt::{Hunter, Terrain};
 use super::method::Method;
@@ -232,7 +232,15 @@ impl Session {
         let start = decoders[flow.index()].position();
         let mut input = bytes;
         loop {
-            let Some(item) = decoders[flow.index()].next(&mut input) else { return input.len() };
+            let decoder = &mut decoders[flow.index()];
+            // Nearly all that comes: not a frame at a time, for that costs twice as much.
+            if let Some(content) = decoder.peek_content(input)
+                && state.whole(flow, &content, decoder.position() + content.length as u64, out, ledger)
+            {
+                decoder.take_content(&content, &mut input);
+                continue;
+            }
+            let Some(item) = decoder.next(&mut input) else { return input.len() };
             let end = start + (bytes.len() - input.len()) as u64;
             let before = state.connection.frame_max;
             match item {
@@ -312,6 +320,41 @@ impl State {
             Item::Lost(_) => {}
         }
         self.tell_facts(out);
+    }
+
+    /// Takes a content in one piece; false if there is more to it than to most of them, and nothing was done.
+    fn whole(
+        &mut self,
+        flow: Flow,
+        content: &Whole<'_>,
+        end: Position,
+        out: &mut Output<'_>,
+        ledger: &mut Ledger<'_>,
+    ) -> bool {
+        let Connection { news, logged_in, .. } = self.connection;
+        if news || !logged_in || !self.client_proved || !self.proved || self.foreign {
+            return false;
+        }
+        let Some(method) = Method::read_content(content.method) else { return false };
+        let from = if matches!(method, Method::Publish { .. }) { Peer::Client } else { Peer::Broker };
+        if self.peer(flow) != Some(from) {
+            return false;
+        }
+        let Ok(header) = Header::read(content.header, out.names) else { return false };
+        let taken = self
+            .connection
+            .with(content.channel, |channel| channel.whole(&method, header, content.body, flow, end, out));
+        if taken != Some(true) {
+            return false;
+        }
+        if let (Some(counts), [c1, c2, m1, m2, ..]) = (ledger.counts.as_mut(), content.method) {
+            counts.add(
+                out.connection,
+                content.channel,
+                (u16::from_be_bytes([*c1, *c2]), u16::from_be_bytes([*m1, *m2])),
+            );
+        }
+        true
     }
 
     fn preface(&mut self, flow: Flow, first: &[u8], end: Position, out: &mut Output<'_>) {
