@@ -302,6 +302,7 @@ impl Stages<'_> {
     }
 
     fn flush(&mut self, observer: &mut dyn Observer) {
+        self.lifecycles.look_ahead(self.operations);
         let mut observer = self.withheld.before(observer);
         for observed in self.operations.drain(..) {
             if let Operation::Trouble(trouble) = &observed.operation

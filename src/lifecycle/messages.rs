@@ -1,12 +1,12 @@
 //! The messages that are known, found by identity, and forgotten in a fixed order.
 
-use std::hash::BuildHasher;
 use std::num::NonZeroU128;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use hashbrown::HashMap;
 
-use super::message::{Chain, List, Message, Route, same_name};
+use super::keys::{Group, Keys, Twins};
+use super::message::{Chain, List, Message, Route};
 use crate::names::Name;
 use crate::protocol::operation::Identity;
 
@@ -25,7 +25,7 @@ const MOST_SPARE: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     /// Order of first sight.
-    sequence: u64,
+    pub sequence: u64,
     list: List,
     newer: u32,
     older: u32,
@@ -49,35 +49,11 @@ impl Ends {
     const EMPTY: Ends = Ends { newest: NONE, oldest: NONE, length: 0 };
 }
 
-/// Messages with the same key.
-enum Twins {
-    One(u32),
-    Many(Box<Group>),
-}
-
-/// Several messages with the same key, oldest first, and how far each queue has come in them. Queues are first in, first
-/// out, so a queue's next first delivery is the oldest twin that it has not delivered yet.
-struct Group {
-    members: std::collections::VecDeque<u32>,
-    cursors: Vec<Cursor>,
-    /// Members that failed and may come again, in the order in which they failed.
-    awaited: std::collections::VecDeque<MessageRef>,
-}
-
-/// How far one queue has come in a group, on one lane: messages that took different routes into the queue may overtake
-/// each other on the way, those of one route may not.
-struct Cursor {
-    queue: Option<Name>,
-    lane: usize,
-    next: u64,
-}
-
 /// All messages that are known.
 pub(super) struct Messages {
-    slots: Vec<Slot>,
+    slots: Slots,
     free: u32,
-    by_key: HashTable<(NonZeroU128, Twins)>,
-    hasher: DefaultHashBuilder,
+    keys: Keys,
     routes: HashMap<(usize, usize), Arc<Route>>,
     /// The route asked for last: mostly it is the next one too.
     last_route: Option<Arc<Route>>,
@@ -94,6 +70,26 @@ pub(super) struct Messages {
     /// Boxes of forgotten messages for the next ones: their memory is still in a cache.
     #[expect(clippy::vec_box, reason = "the boxes are what it keeps")]
     spare: Vec<Box<Message>>,
+}
+
+/// Messages by their places.
+#[derive(Default)]
+pub(super) struct Slots(Vec<Slot>);
+
+impl Slots {
+    pub fn get(&self, index: u32) -> Option<&Message> {
+        match self.0.get(index as usize) {
+            Some(Slot::Used(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    fn get_mut(&mut self, index: u32) -> Option<&mut Message> {
+        match self.0.get_mut(index as usize) {
+            Some(Slot::Used(message)) => Some(message),
+            _ => None,
+        }
+    }
 }
 
 enum Slot {
@@ -123,10 +119,9 @@ impl Default for MessageLimits {
 impl Messages {
     pub fn new(limits: MessageLimits) -> Messages {
         Messages {
-            slots: Vec::new(),
+            slots: Slots::default(),
             free: NONE,
-            by_key: HashTable::new(),
-            hasher: DefaultHashBuilder::default(),
+            keys: Keys::default(),
             routes: HashMap::new(),
             last_route: None,
             active: Ends::EMPTY,
@@ -151,17 +146,11 @@ impl Messages {
     }
 
     pub fn get(&self, reference: MessageRef) -> Option<&Message> {
-        match self.slots.get(reference.index as usize) {
-            Some(Slot::Used(message)) if message.place.generation == reference.generation => Some(message),
-            _ => None,
-        }
+        self.slots.get(reference.index).filter(|message| message.place.generation == reference.generation)
     }
 
     pub fn get_mut(&mut self, reference: MessageRef) -> Option<&mut Message> {
-        match self.slots.get_mut(reference.index as usize) {
-            Some(Slot::Used(message)) if message.place.generation == reference.generation => Some(message),
-            _ => None,
-        }
+        self.slots.get_mut(reference.index).filter(|message| message.place.generation == reference.generation)
     }
 
     /// Where a message stands in the order of first sight.
@@ -217,15 +206,15 @@ impl Messages {
         let index = match self.free {
             NONE => {
                 let message = self.boxed(message);
-                self.slots.push(Slot::Used(message));
-                u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
+                self.slots.0.push(Slot::Used(message));
+                u32::try_from(self.slots.0.len() - 1).unwrap_or(NONE)
             }
             index => {
-                if let Slot::Free { next, generation } = self.slots[index as usize] {
+                if let Slot::Free { next, generation } = self.slots.0[index as usize] {
                     self.free = next;
                     message.place.generation = generation;
                 }
-                self.slots[index as usize] = Slot::Used(self.boxed(message));
+                self.slots.0[index as usize] = Slot::Used(self.boxed(message));
                 index
             }
         };
@@ -268,17 +257,25 @@ impl Messages {
     /// The message with this key, where there is exactly one.
     pub fn only(&self, key: Identity) -> Option<(MessageRef, &Message)> {
         let key = NonZeroU128::new(key.0)?;
-        match self.by_key.find(self.hasher.hash_one(key), |(other, _)| *other == key)? {
-            (_, Twins::One(index)) => Some((self.reference(*index), self.slot(*index)?)),
-            (_, Twins::Many(_)) => None,
+        match self.keys.find(key, &self.slots)? {
+            Twins::One(index) => Some((self.reference(index), self.slot(index)?)),
+            Twins::Many(_) => None,
         }
+    }
+
+    /// Reads what a look-up by this key will read. What it answers means nothing.
+    pub fn look_at(&self, key: Identity) -> u64 {
+        let Some((reference, message)) = self.only(key) else { return 0 };
+        let route = Arc::as_ptr(&message.route) as u64;
+        u64::from(reference.generation) ^ message.created.get().map_or(0, |time| time.0) ^ route
     }
 
     /// Says that a message is awaited again ([`Chain::is_awaited`]), so that [`Messages::find_awaited`] finds it.
     pub fn await_again(&mut self, reference: MessageRef) {
         let Some(key) = self.get(reference).and_then(|message| message.key) else { return };
-        let hash = self.hasher.hash_one(key);
-        if let Some((_, Twins::Many(group))) = self.by_key.find_mut(hash, |(other, _)| *other == key) {
+        if let Some(Twins::Many(group)) = self.keys.find(key, &self.slots)
+            && let Some(group) = self.keys.group_mut(group)
+        {
             if group.awaited.len() >= Group::MOST_AWAITED {
                 group.awaited.pop_front();
             }
@@ -289,50 +286,36 @@ impl Messages {
     /// The message with this key that has been awaited longest and fits.
     pub fn find_awaited(&mut self, key: Identity, fits: impl Fn(&Message) -> bool) -> Option<MessageRef> {
         let key = NonZeroU128::new(key.0)?;
-        let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let message = |reference: MessageRef| match slots.get(reference.index as usize) {
-            Some(Slot::Used(message)) if message.place.generation == reference.generation => Some(&**message),
-            _ => None,
+        let message = |reference: MessageRef| {
+            slots.get(reference.index).filter(|message| message.place.generation == reference.generation)
         };
-        let (_, twins) = self.by_key.find_mut(hash, |(other, _)| *other == key)?;
-        match twins {
-            Twins::One(index) => {
-                let index = *index;
-                fits(self.slot(index)?).then(|| self.reference(index))
-            }
+        match self.keys.find(key, slots)? {
+            Twins::One(index) => fits(self.slot(index)?).then(|| self.reference(index)),
             Twins::Many(group) => {
+                let group = self.keys.group_mut(group)?;
                 let awaited = |message: &Message| message.chains.iter().any(Chain::is_awaited);
                 group.awaited.retain(|reference| message(*reference).is_some_and(awaited));
                 let place = group.awaited.iter().position(|reference| message(*reference).is_some_and(&fits));
-                let found = place.and_then(|place| group.awaited.remove(place));
+                if let Some(found) = place.and_then(|place| group.awaited.remove(place)) {
+                    return Some(found);
+                }
                 // Twins that became twins only after they failed are not in the list.
-                let found = found.or_else(|| {
-                    let fits = |index: &&u32| self.slot(**index).is_some_and(&fits);
-                    let members = group_members(&self.by_key, hash, key)?;
-                    members.iter().take(Group::MOST_SEARCHED).find(fits).map(|index| self.reference(*index))
-                })?;
-                Some(found)
+                let mut members = group.members.iter().take(Group::MOST_SEARCHED).copied();
+                let index = members.find(|index| slots.get(*index).is_some_and(&fits))?;
+                Some(self.reference(index))
             }
         }
     }
 
     /// The oldest message with this key that fits, among the `most` oldest.
     pub fn find(&mut self, key: Identity, most: usize, fits: impl Fn(&Message) -> bool) -> Option<MessageRef> {
-        let key = NonZeroU128::new(key.0)?;
-        let hash = self.hasher.hash_one(key);
-        let (_, twins) = self.by_key.find(hash, |(other, _)| *other == key)?;
-        match twins {
-            Twins::One(index) => {
-                let index = *index;
-                fits(self.slot(index)?).then(|| self.reference(index))
-            }
-            Twins::Many(group) => {
-                let fits = |index: &&u32| self.slot(**index).is_some_and(&fits);
-                let index = *group.members.iter().take(most).find(fits)?;
-                Some(self.reference(index))
-            }
-        }
+        let fits = |index: &u32| self.slot(*index).is_some_and(&fits);
+        let index = match self.keys.find(NonZeroU128::new(key.0)?, &self.slots)? {
+            Twins::One(index) => Some(index).filter(fits),
+            Twins::Many(group) => self.keys.group(group)?.members.iter().copied().take(most).find(fits),
+        }?;
+        Some(self.reference(index))
     }
 
     /// The oldest message with this key that fits and that this `queue` and `lane` have not been given yet: first in, first
@@ -344,17 +327,10 @@ impl Messages {
         lane: usize,
         fits: impl Fn(&Message) -> bool,
     ) -> Option<MessageRef> {
-        let key = NonZeroU128::new(key.0)?;
-        let hash = self.hasher.hash_one(key);
         let slots = &self.slots;
-        let message = |index: u32| match slots.get(index as usize) {
-            Some(Slot::Used(message)) => Some(&**message),
-            _ => None,
-        };
-        let (_, twins) = self.by_key.find_mut(hash, |(other, _)| *other == key)?;
-        let index = match twins {
-            Twins::One(index) => Some(*index).filter(|index| message(*index).is_some_and(&fits)),
-            Twins::Many(group) => group.advance(queue, lane, message, &fits),
+        let index = match self.keys.find(NonZeroU128::new(key.0)?, slots)? {
+            Twins::One(index) => Some(index).filter(|index| slots.get(*index).is_some_and(&fits)),
+            Twins::Many(group) => self.keys.group_mut(group)?.advance(queue, lane, slots, &fits),
         }?;
         Some(self.reference(index))
     }
@@ -383,60 +359,26 @@ impl Messages {
     }
 
     fn slot(&self, index: u32) -> Option<&Message> {
-        match self.slots.get(index as usize) {
-            Some(Slot::Used(message)) => Some(message),
-            _ => None,
-        }
+        self.slots.get(index)
     }
 
     fn slot_mut(&mut self, index: u32) -> Option<&mut Message> {
-        match self.slots.get_mut(index as usize) {
-            Some(Slot::Used(message)) => Some(message),
-            _ => None,
-        }
+        self.slots.get_mut(index)
     }
 
     fn index(&mut self, key: NonZeroU128, index: u32) {
-        let hash = self.hasher.hash_one(key);
-        let hasher = &self.hasher;
-        let mut older = Vec::new();
-        match self.by_key.find_mut(hash, |(other, _)| *other == key) {
-            Some((_, twins)) => match twins {
-                Twins::One(first) => {
-                    older.push(*first);
-                    *twins = Twins::Many(Box::new(Group {
-                        members: [*first, index].into(),
-                        cursors: Vec::new(),
-                        awaited: [].into(),
-                    }));
-                }
-                Twins::Many(group) => {
-                    older.extend(group.members.iter().rev().take(Group::MOST_COMPARED).copied());
-                    group.members.push_back(index);
-                }
-            },
-            None => {
-                self.by_key.insert_unique(hash, (key, Twins::One(index)), |(key, _)| hasher.hash_one(key));
-            }
-        }
-        self.mark_twins(index, &older);
-    }
-
-    fn unindex(&mut self, key: NonZeroU128, index: u32) {
-        let hash = self.hasher.hash_one(key);
-        let Ok(mut entry) = self.by_key.find_entry(hash, |(other, _)| *other == key) else { return };
-        let empty = match &mut entry.get_mut().1 {
-            Twins::One(only) => *only == index,
-            Twins::Many(group) => {
-                // The oldest goes first nearly always.
-                if let Some(place) = group.members.iter().position(|member| *member == index) {
-                    group.members.remove(place);
-                }
-                group.members.is_empty()
+        let known = self.keys.find(key, &self.slots);
+        let older = match known {
+            None => Vec::new(),
+            Some(Twins::One(first)) => vec![first],
+            Some(Twins::Many(group)) => {
+                let members = self.keys.group(group).into_iter().flat_map(|group| group.members.iter().rev());
+                members.take(Group::MOST_COMPARED).copied().collect()
             }
         };
-        if empty {
-            entry.remove();
+        self.keys.insert(key, index, known, &self.slots);
+        if !older.is_empty() {
+            self.mark_twins(index, &older);
         }
     }
 
@@ -462,11 +404,11 @@ impl Messages {
         let message = self.slot(index)?;
         let (key, generation) = (message.key, message.place.generation);
         if let Some(key) = key {
-            self.unindex(key, index);
+            self.keys.remove(key, index);
         }
         let free = Slot::Free { next: self.free, generation: generation.wrapping_add(1) };
         self.free = index;
-        match std::mem::replace(self.slots.get_mut(index as usize)?, free) {
+        match std::mem::replace(self.slots.0.get_mut(index as usize)?, free) {
             Slot::Used(message) => Some(message),
             Slot::Free { .. } => None,
         }
@@ -515,51 +457,6 @@ impl Messages {
             ends.oldest = newer;
         }
         ends.length -= 1;
-    }
-}
-
-impl Group {
-    /// More queues than this share one cursor position: the beginning.
-    const MOST_CURSORS: usize = 64;
-    /// How far a search that no cursor shortens looks.
-    const MOST_SEARCHED: usize = 4096;
-    const MOST_AWAITED: usize = 65_536;
-    /// How many older twins a new one is compared with.
-    const MOST_COMPARED: usize = 8;
-
-    fn advance<'m>(
-        &mut self,
-        queue: Option<&Name>,
-        lane: usize,
-        message: impl Fn(u32) -> Option<&'m Message>,
-        fits: impl Fn(&Message) -> bool,
-    ) -> Option<u32> {
-        let is_it = |cursor: &Cursor| cursor.lane == lane && same_name(cursor.queue.as_ref(), queue);
-        let known = self.cursors.iter().position(is_it);
-        let cursor = known.map_or(0, |place| self.cursors[place].next);
-        let sequence = |index: u32| message(index).map_or(0, |message| message.place.sequence);
-        let start = self.members.partition_point(|index| sequence(*index) < cursor);
-        let found = self.members.iter().skip(start).copied().find(|index| message(*index).is_some_and(&fits))?;
-        let next = sequence(found) + 1;
-        match known {
-            Some(place) => self.cursors[place].next = next,
-            None if self.cursors.len() < Self::MOST_CURSORS => {
-                self.cursors.push(Cursor { queue: queue.cloned(), lane, next });
-            }
-            None => {}
-        }
-        Some(found)
-    }
-}
-
-fn group_members(
-    table: &HashTable<(NonZeroU128, Twins)>,
-    hash: u64,
-    key: NonZeroU128,
-) -> Option<&std::collections::VecDeque<u32>> {
-    match table.find(hash, |(other, _)| *other == key)? {
-        (_, Twins::Many(group)) => Some(&group.members),
-        _ => None,
     }
 }
 

@@ -1,0 +1,164 @@
+//! Which messages have a key.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::num::NonZeroU128;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+use slab::Slab;
+
+use super::message::{Message, same_name};
+use super::messages::{MessageRef, Slots};
+use crate::names::Name;
+
+/// The messages that have a key, by their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Twins {
+    One(u32),
+    /// Several: a [`Keys::group`].
+    Many(u32),
+}
+
+/// Several messages with the same key, oldest first, and how far each queue has come in them. Queues are first in, first
+/// out, so a queue's next first delivery is the oldest twin that it has not delivered yet.
+pub(super) struct Group {
+    key: NonZeroU128,
+    pub members: VecDeque<u32>,
+    cursors: Vec<Cursor>,
+    /// Members that failed and may come again, in the order in which they failed.
+    pub awaited: VecDeque<MessageRef>,
+}
+
+/// How far one queue has come in a group, on one lane: messages that took different routes into the queue may overtake
+/// each other on the way, those of one route may not.
+struct Cursor {
+    queue: Option<Name>,
+    lane: usize,
+    next: u64,
+}
+
+/// All keys. An entry is short, so that more of them stay in a cache: the key itself is the message's.
+#[derive(Default)]
+pub(super) struct Keys {
+    table: HashTable<Entry>,
+    groups: Slab<Group>,
+    hasher: DefaultHashBuilder,
+}
+
+struct Entry {
+    hash: u64,
+    twins: Twins,
+}
+
+impl Keys {
+    pub fn find(&self, key: NonZeroU128, slots: &Slots) -> Option<Twins> {
+        let hash = self.hasher.hash_one(key);
+        Some(self.table.find(hash, |entry| entry.hash == hash && self.is_of(entry.twins, key, slots))?.twins)
+    }
+
+    pub fn group(&self, number: u32) -> Option<&Group> {
+        self.groups.get(number as usize)
+    }
+
+    pub fn group_mut(&mut self, number: u32) -> Option<&mut Group> {
+        self.groups.get_mut(number as usize)
+    }
+
+    /// Adds a message; `older` is what was found for its key.
+    pub fn insert(&mut self, key: NonZeroU128, index: u32, older: Option<Twins>, slots: &Slots) {
+        let hash = self.hasher.hash_one(key);
+        match older {
+            None => {
+                self.table.insert_unique(hash, Entry { hash, twins: Twins::One(index) }, |entry| entry.hash);
+            }
+            Some(Twins::One(first)) => {
+                let members = [first, index].into();
+                let group = Group { key, members, cursors: Vec::new(), awaited: VecDeque::new() };
+                let number = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
+                let groups = &self.groups;
+                let is_it = |entry: &Entry| entry.hash == hash && is_of(groups, entry.twins, key, slots);
+                if let Some(entry) = self.table.find_mut(hash, is_it) {
+                    entry.twins = Twins::Many(number);
+                }
+            }
+            Some(Twins::Many(number)) => {
+                if let Some(group) = self.group_mut(number) {
+                    group.members.push_back(index);
+                }
+            }
+        }
+    }
+
+    /// Takes a message out.
+    pub fn remove(&mut self, key: NonZeroU128, index: u32) {
+        let hash = self.hasher.hash_one(key);
+        let groups = &self.groups;
+        // Without a look at the message of the entry: its memory may not be in a cache any more.
+        let is_it = |entry: &Entry| match entry.twins {
+            Twins::One(only) => only == index,
+            Twins::Many(number) => {
+                entry.hash == hash && groups.get(number as usize).is_some_and(|group| group.key == key)
+            }
+        };
+        let Ok(entry) = self.table.find_entry(hash, is_it) else { return };
+        let empty = match entry.get().twins {
+            Twins::One(_) => true,
+            Twins::Many(number) => self.groups.get_mut(number as usize).is_none_or(|group| {
+                // The oldest goes first nearly always.
+                if let Some(place) = group.members.iter().position(|member| *member == index) {
+                    group.members.remove(place);
+                }
+                group.members.is_empty()
+            }),
+        };
+        if empty && let (Entry { twins: Twins::Many(number), .. }, _) = entry.remove() {
+            self.groups.try_remove(number as usize);
+        }
+    }
+
+    fn is_of(&self, twins: Twins, key: NonZeroU128, slots: &Slots) -> bool {
+        is_of(&self.groups, twins, key, slots)
+    }
+}
+
+fn is_of(groups: &Slab<Group>, twins: Twins, key: NonZeroU128, slots: &Slots) -> bool {
+    match twins {
+        Twins::One(index) => slots.get(index).is_some_and(|message| message.key == Some(key)),
+        Twins::Many(number) => groups.get(number as usize).is_some_and(|group| group.key == key),
+    }
+}
+
+impl Group {
+    /// More queues than this share one cursor position: the beginning.
+    const MOST_CURSORS: usize = 64;
+    /// How far a search that no cursor shortens looks.
+    pub const MOST_SEARCHED: usize = 4096;
+    pub const MOST_AWAITED: usize = 65_536;
+    /// How many older twins a new one is compared with.
+    pub const MOST_COMPARED: usize = 8;
+
+    /// The next twin that fits and that this queue and lane have not been given yet.
+    pub fn advance(
+        &mut self,
+        queue: Option<&Name>,
+        lane: usize,
+        slots: &Slots,
+        fits: impl Fn(&Message) -> bool,
+    ) -> Option<u32> {
+        let is_it = |cursor: &Cursor| cursor.lane == lane && same_name(cursor.queue.as_ref(), queue);
+        let known = self.cursors.iter().position(is_it);
+        let cursor = known.map_or(0, |place| self.cursors[place].next);
+        let sequence = |index: u32| slots.get(index).map_or(0, |message| message.place.sequence);
+        let start = self.members.partition_point(|index| sequence(*index) < cursor);
+        let found = self.members.iter().skip(start).copied().find(|index| slots.get(*index).is_some_and(&fits))?;
+        let next = sequence(found) + 1;
+        match known {
+            Some(place) => self.cursors[place].next = next,
+            None if self.cursors.len() < Self::MOST_CURSORS => {
+                self.cursors.push(Cursor { queue: queue.cloned(), lane, next });
+            }
+            None => {}
+        }
+        Some(found)
+    }
+}
