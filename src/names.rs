@@ -4,13 +4,13 @@
 //! at most [`Names::LONGEST`] bytes long, a cut one ending in `…`. Equal names share one allocation, kept while somebody
 //! uses it.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
 /// A shared, cleaned name.
-pub type Name = Arc<str>;
+pub type Name = Rc<str>;
 
 /// The table of names in use.
 pub struct Names {
@@ -60,7 +60,7 @@ impl Names {
 
     /// Forgets the names that nobody uses. What is left is in use, so the table is bounded by its users' own budgets.
     fn sweep(&mut self) {
-        self.table.retain(|(_, name)| Arc::strong_count(name) > 1);
+        self.table.retain(|(_, name)| Rc::strong_count(name) > 1);
         self.sweep_at = (self.table.len() * 2).max(Self::FIRST_SWEEP);
     }
 }
@@ -112,7 +112,7 @@ mod tests {
     fn equal_names_share_one_allocation() {
         let mut names = Names::default();
         let first = names.intern(b"orders");
-        assert!(Arc::ptr_eq(&first, &names.intern(b"orders")));
+        assert!(Rc::ptr_eq(&first, &names.intern(b"orders")));
         assert_eq!(names.len(), 1);
     }
 
@@ -134,6 +134,6 @@ mod tests {
             names.intern(format!("amq.gen-{number}").as_bytes());
         }
         assert!(names.len() <= 2 * Names::FIRST_SWEEP, "{}", names.len());
-        assert!(Arc::ptr_eq(&kept, &names.intern(b"kept")));
+        assert!(Rc::ptr_eq(&kept, &names.intern(b"kept")));
     }
 }

@@ -1,6 +1,6 @@
 //! Percentiles for the closing table: how long messages of each queue took.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -49,7 +49,7 @@ impl Latencies {
     }
 
     fn queue(&mut self, name: &Name) -> Option<&mut Queue> {
-        let known = self.last.as_ref().filter(|(last, _)| Arc::ptr_eq(last, name)).map(|(_, place)| *place);
+        let known = self.last.as_ref().filter(|(last, _)| Rc::ptr_eq(last, name)).map(|(_, place)| *place);
         let place = match known.or_else(|| self.places.get(name).copied()) {
             Some(place) => place,
             None if self.queues.len() < MOST_QUEUES => {

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use super::channel::Held;
 use super::dead_letter::may_be_back;
@@ -120,7 +120,7 @@ impl Lifecycles {
         &mut self,
         time: Timestamp,
         delivery: &Delivery,
-        route: &Arc<Route>,
+        route: &Rc<Route>,
         message: operation::Message,
         party: &Party,
         observer: &mut dyn Observer,
@@ -152,7 +152,7 @@ impl Lifecycles {
             let next = |entry: &Message| {
                 let published_dead = entry.extras.as_ref().is_some_and(|extras| !extras.deaths.is_empty());
                 published_dead == deaths
-                    && (Arc::ptr_eq(&entry.route, route) || entry.route == *route)
+                    && (Rc::ptr_eq(&entry.route, route) || entry.route == *route)
                     && !entry.chains.iter().any(|chain| is_chain_of(chain, delivery))
                     && here(entry)
             };
@@ -160,7 +160,7 @@ impl Lifecycles {
                 Some((reference, entry)) => (again(entry) || next(entry)).then_some(reference),
                 None => {
                     let lane =
-                        Arc::as_ptr(route) as usize ^ usize::from(deaths) ^ offset.map_or(0, |_| lane_of(delivery));
+                        Rc::as_ptr(route) as usize ^ usize::from(deaths) ^ offset.map_or(0, |_| lane_of(delivery));
                     let again = self.messages.find_awaited(key, again);
                     again.or_else(|| self.messages.next_of_queue(key, queue, lane, next))
                 }
@@ -181,7 +181,7 @@ impl Lifecycles {
     }
 
     /// A message whose publish was not seen: before the capture, on another host, or in a hole.
-    fn unseen(&mut self, route: &Arc<Route>, message: &operation::Message) -> MessageRef {
+    fn unseen(&mut self, route: &Rc<Route>, message: &operation::Message) -> MessageRef {
         let death = message.extras.as_ref().and_then(|extras| extras.deaths.last());
         let route = match death.and_then(|death| Some((&death.exchange, death.routing_key.as_ref()?))) {
             Some((exchange, key)) => self.messages.route(exchange, key),

@@ -12,7 +12,7 @@
 //!   nobody a consumer.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -85,7 +85,7 @@ enum Obscure {
 /// Where a channel's publishes lead: the route, as of which [`Endings::routing`], and the queue's number.
 #[derive(Debug)]
 pub(super) struct Way {
-    route: Arc<Route>,
+    route: Rc<Route>,
     routing: u32,
     queue: Option<u64>,
 }
@@ -410,7 +410,7 @@ impl Lifecycles {
         let Some(route) = self.messages.get(reference).map(|entry| entry.route.clone()) else { return };
         let routing = self.endings.routing;
         let known = self.channel(id).way.as_ref();
-        let queue = match known.filter(|way| way.routing == routing && Arc::ptr_eq(&way.route, &route)) {
+        let queue = match known.filter(|way| way.routing == routing && Rc::ptr_eq(&way.route, &route)) {
             Some(way) => way.queue,
             None => {
                 let queue = self.leads_to(&route, party);

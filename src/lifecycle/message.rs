@@ -1,8 +1,8 @@
 //! A message, and its way through each queue.
 
+use std::cell::Cell;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroU128};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::rc::Rc;
 
 use super::messages::{MessageRef, Place};
 use super::party::Party;
@@ -17,9 +17,9 @@ pub(super) struct Route {
     pub exchange: Name,
     pub routing_key: Name,
     /// The most queues that a message of this route was seen in, or that known bindings lead it to.
-    reach: AtomicU32,
+    reach: Cell<u32>,
     /// As of which [`super::Lifecycles::bindings`] the bindings were followed.
-    followed: AtomicU32,
+    followed: Cell<u32>,
 }
 
 impl Route {
@@ -27,20 +27,20 @@ impl Route {
         Route {
             exchange: exchange.clone(),
             routing_key: routing_key.clone(),
-            reach: AtomicU32::new(0),
-            followed: AtomicU32::new(0),
+            reach: Cell::new(0),
+            followed: Cell::new(0),
         }
     }
 
     /// Whether the bindings have changed since this was asked last; `bindings` says how often they have in all.
     pub fn must_be_followed(&self, bindings: u32) -> bool {
-        self.followed.swap(bindings, Ordering::Relaxed) != bindings
+        self.followed.replace(bindings) != bindings
     }
 
     /// Its messages reach at least this many queues.
     pub fn reaches(&self, queues: usize) -> u32 {
         let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-        self.reach.fetch_max(queues, Ordering::Relaxed)
+        self.reach.replace(self.reach.get().max(queues))
     }
 }
 
@@ -89,8 +89,8 @@ pub(super) struct Message {
     /// The broker returns it if no queue is bound for it.
     pub mandatory: bool,
     /// Where it was published to; of a message whose publish was not seen, where its first delivery said it was.
-    pub route: Arc<Route>,
-    pub publisher: Option<Arc<Party>>,
+    pub route: Rc<Route>,
+    pub publisher: Option<Rc<Party>>,
     pub message_id: Option<Name>,
     pub extras: Option<Box<Extras>>,
     pub body: Option<NonZeroU64>,
@@ -105,7 +105,7 @@ pub(super) struct Message {
 
 impl Message {
     /// A message first seen now, without chains.
-    pub fn new(key: Option<Identity>, state: State, route: Arc<Route>) -> Message {
+    pub fn new(key: Option<Identity>, state: State, route: Rc<Route>) -> Message {
         let key = key.and_then(|identity| NonZeroU128::new(identity.0));
         Message {
             key,
@@ -154,7 +154,7 @@ impl Message {
             return List::Active;
         }
         // All queues that messages of this route were seen in have acknowledged it: nothing more is to be expected.
-        let own = self.chains.iter().filter(|chain| chain.route.as_ref().is_some_and(|r| Arc::ptr_eq(r, &self.route)));
+        let own = self.chains.iter().filter(|chain| chain.route.as_ref().is_some_and(|r| Rc::ptr_eq(r, &self.route)));
         let own = own.count();
         let known = self.route.reaches(own) as usize;
         let acknowledged = self.chains.iter().all(|chain| chain.state == State::Acknowledged);
@@ -190,7 +190,7 @@ pub(super) struct Chain {
     /// Streams give every consumer a chain of its own.
     pub reader: Option<Box<Reader>>,
     /// Exchange and routing key of the latest delivery: after dead-lettering not those of the publish.
-    pub route: Option<Arc<Route>>,
+    pub route: Option<Rc<Route>>,
     pub dispatched: Moment,
     pub processing: Moment,
     pub first_failed: Moment,
@@ -201,7 +201,7 @@ pub(super) struct Chain {
     /// A settlement of the latest delivery may have been lost: whether it is in anybody's hands, nobody knows.
     pub unknown: bool,
     /// Who was given the latest delivery.
-    pub holder: Option<Arc<Party>>,
+    pub holder: Option<Rc<Party>>,
 }
 
 /// A consumer of a stream. Applications like to give all of theirs the same tag, so the channel tells them apart.
@@ -308,7 +308,7 @@ impl Chains {
 /// Whether two names, where known, are the same. Interned names mostly share their allocation.
 pub(super) fn same_name(one: Option<&Name>, other: Option<&Name>) -> bool {
     match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+        (Some(one), Some(other)) => Rc::ptr_eq(one, other) || one == other,
         (None, None) => true,
         _ => false,
     }

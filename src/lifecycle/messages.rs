@@ -1,7 +1,7 @@
 //! The messages that are known, found by identity, and forgotten in a fixed order.
 
 use std::num::NonZeroU128;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use hashbrown::HashMap;
 
@@ -54,9 +54,9 @@ pub(super) struct Messages {
     slots: Slots,
     free: u32,
     keys: Keys,
-    routes: HashMap<(usize, usize), Arc<Route>>,
+    routes: HashMap<(usize, usize), Rc<Route>>,
     /// The route asked for last: mostly it is the next one too.
-    last_route: Option<Arc<Route>>,
+    last_route: Option<Rc<Route>>,
     active: Ends,
     settled: Ends,
     complete: Ends,
@@ -159,10 +159,9 @@ impl Messages {
     }
 
     /// The shared route for these names.
-    pub fn route(&mut self, exchange: &Name, routing_key: &Name) -> Arc<Route> {
-        let is_it = |route: &&Arc<Route>| {
-            Arc::ptr_eq(&route.exchange, exchange) && Arc::ptr_eq(&route.routing_key, routing_key)
-        };
+    pub fn route(&mut self, exchange: &Name, routing_key: &Name) -> Rc<Route> {
+        let is_it =
+            |route: &&Rc<Route>| Rc::ptr_eq(&route.exchange, exchange) && Rc::ptr_eq(&route.routing_key, routing_key);
         if let Some(route) = self.last_route.as_ref().filter(is_it) {
             return route.clone();
         }
@@ -171,23 +170,23 @@ impl Messages {
         route
     }
 
-    fn known_route(&mut self, exchange: &Name, routing_key: &Name) -> Arc<Route> {
+    fn known_route(&mut self, exchange: &Name, routing_key: &Name) -> Rc<Route> {
         const MOST: usize = 65_536;
         // Names are interned, so equal names nearly always share an address; a second route for the same names does no harm.
         let key = (address(exchange), address(routing_key));
         if let Some(route) = self.routes.get(&key)
-            && Arc::ptr_eq(&route.exchange, exchange)
-            && Arc::ptr_eq(&route.routing_key, routing_key)
+            && Rc::ptr_eq(&route.exchange, exchange)
+            && Rc::ptr_eq(&route.routing_key, routing_key)
         {
             return route.clone();
         }
         if self.routes.len() >= MOST {
-            self.routes.retain(|_, route| Arc::strong_count(route) > 1);
+            self.routes.retain(|_, route| Rc::strong_count(route) > 1);
             if self.routes.len() >= MOST {
                 self.routes.clear();
             }
         }
-        let route = Arc::new(Route::new(exchange, routing_key));
+        let route = Rc::new(Route::new(exchange, routing_key));
         self.routes.insert(key, route.clone());
         route
     }
@@ -266,7 +265,7 @@ impl Messages {
     /// Reads what a look-up by this key will read. What it answers means nothing.
     pub fn look_at(&self, key: Identity) -> u64 {
         let Some((reference, message)) = self.only(key) else { return 0 };
-        let route = Arc::as_ptr(&message.route) as u64;
+        let route = Rc::as_ptr(&message.route) as u64;
         u64::from(reference.generation) ^ message.created.get().map_or(0, |time| time.0) ^ route
     }
 
@@ -461,5 +460,5 @@ impl Messages {
 }
 
 fn address(name: &Name) -> usize {
-    Arc::as_ptr(name).cast::<u8>() as usize
+    Rc::as_ptr(name).cast::<u8>() as usize
 }

@@ -53,7 +53,7 @@ mod transcript;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::sync::Arc;
+use std::rc::Rc;
 
 use hashbrown::HashMap;
 
@@ -125,8 +125,8 @@ pub struct Lifecycles {
 
 struct Connection {
     facts: Option<Facts>,
-    session: Option<Arc<SessionFacts>>,
-    party: Arc<Party>,
+    session: Option<Rc<SessionFacts>>,
+    party: Rc<Party>,
     channels: HashMap<(u16, u32), Channel>,
     /// The incarnations that ended, by number: what a client still sends on them is not taken.
     ended: HashMap<u16, u32>,
@@ -382,7 +382,7 @@ impl Lifecycles {
         }
     }
 
-    fn session(&mut self, connection: ConnectionId, session: Arc<SessionFacts>) {
+    fn session(&mut self, connection: ConnectionId, session: Rc<SessionFacts>) {
         let known = self.connection(connection);
         known.session = Some(session);
         known.party = Party::new(connection, known.facts.as_ref(), known.session.as_deref());
@@ -409,7 +409,7 @@ impl Lifecycles {
         })
     }
 
-    fn party(&mut self, id: ConnectionId) -> Arc<Party> {
+    fn party(&mut self, id: ConnectionId) -> Rc<Party> {
         self.connection(id).party.clone()
     }
 

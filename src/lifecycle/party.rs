@@ -1,7 +1,7 @@
 //! Who speaks on a connection: what every line about it repeats.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::capture::Owner;
 use crate::names::Name;
@@ -26,8 +26,8 @@ pub(super) struct Party {
 
 impl Party {
     /// A connection of which nothing is known yet.
-    pub fn unknown(connection: ConnectionId) -> Arc<Party> {
-        Arc::new(Party {
+    pub fn unknown(connection: ConnectionId) -> Rc<Party> {
+        Rc::new(Party {
             connection,
             server: None,
             client: None,
@@ -40,14 +40,14 @@ impl Party {
     }
 
     /// What the transport and the session know together.
-    pub fn new(connection: ConnectionId, facts: Option<&Facts>, session: Option<&SessionFacts>) -> Arc<Party> {
+    pub fn new(connection: ConnectionId, facts: Option<&Facts>, session: Option<&SessionFacts>) -> Rc<Party> {
         let client_flow = session.and_then(|session| session.client_flow).unwrap_or(Flow::Forward);
         let known = facts.is_some_and(|facts| facts.roles_known) || session.is_some_and(|s| s.client_flow.is_some());
         let ends = facts.filter(|_| known).map(|facts| {
             let client = &facts.ends[client_flow.index()];
             (client, &facts.ends[client_flow.reverse().index()])
         });
-        Arc::new(Party {
+        Rc::new(Party {
             connection,
             server: ends.map(|(_, server)| server.address),
             client: ends.map(|(client, _)| client.address),

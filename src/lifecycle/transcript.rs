@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::transition::{Event, Evidence, Observer, Transition};
@@ -279,7 +279,7 @@ impl Stage {
             late,
             ..SessionFacts::default()
         };
-        self.say(connection, Operation::Session(Arc::new(session)));
+        self.say(connection, Operation::Session(Rc::new(session)));
     }
 
     fn destination(&mut self, words: &Words<'_>) -> Destination {

@@ -3,7 +3,7 @@
 //! The words are broker-neutral. A *channel* is whatever settlements are numbered in (an AMQP channel, a Kafka group's
 //! partition); a *tag* is a delivery's or a publish's number in it.
 
-use std::sync::Arc;
+use std::rc::Rc;
 
 use crate::names::Name;
 use crate::stream::{ConnectionId, Flow, Position};
@@ -221,7 +221,7 @@ pub struct QueueArguments {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
     /// The session knows, or has learned more about, who speaks here. Comes before anything else of a connection.
-    Session(Arc<SessionFacts>),
+    Session(Rc<SessionFacts>),
     /// A client published. `tag` counts from 1 since the channel's confirm.select; `None` without confirms, or where the
     /// count is not known (joined in the middle).
     Published {

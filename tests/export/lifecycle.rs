@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use acktrail::capture::Owner;
 use acktrail::export::metrics::{Health, Metrics, Number};
@@ -135,7 +135,7 @@ impl Broker {
         self.lifecycles.handle_facts(ConnectionId(connection), &facts);
         let vhost = Some(self.name("/"));
         let session = SessionFacts { client_flow: Some(Flow::Forward), vhost, ..SessionFacts::default() };
-        self.happens(connection, Operation::Session(Arc::new(session)));
+        self.happens(connection, Operation::Session(Rc::new(session)));
         self.happens(connection, Operation::ChannelOpened(channel(connection)));
     }
 

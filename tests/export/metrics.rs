@@ -31,7 +31,7 @@ fn series(snapshot: &Snapshot) -> Series {
                     let registered = ATTRIBUTES.iter().find(|known| known.key == key.key).unwrap();
                     assert!(registered.places.contains('m'), "{} is not registered for metrics", key.key);
                     let (kind, text) = match value {
-                        Value::Name(name) => (Type::Text, name.to_string()),
+                        Value::Text(text) => (Type::Text, text.clone()),
                         Value::Word(word) => (Type::Text, (*word).to_owned()),
                         Value::Int(number) => (Type::Int, number.to_string()),
                         Value::Bool(flag) => (Type::Bool, flag.to_string()),

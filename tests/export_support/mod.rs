@@ -122,7 +122,7 @@ pub fn seen_span(span: &Span) -> SeenSpan {
     for (key, value) in &span.attributes {
         assert!(key.places.contains('s'), "{} is not registered for spans", key.key);
         let value = match value {
-            Given::Name(name) => Value::from(&**name),
+            Given::Text(text) => Value::from(text.as_str()),
             Given::Word(word) => Value::from(*word),
             Given::Int(number) => Value::from(*number),
             Given::Bool(flag) => Value::from(*flag),

@@ -10,7 +10,6 @@ use crate::export::registry::{Attribute, METRICS, Metric, attribute, metric};
 use crate::export::resource::{Endpoints, Resource};
 use crate::export::routes::{Route, Routes};
 use crate::lifecycle::transition::State;
-use crate::names::Name;
 use crate::time::Timestamp;
 
 /// All metrics at one time.
@@ -54,8 +53,8 @@ pub struct Point {
 /// The value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Value {
-    /// A name of the wire.
-    Name(Name),
+    /// A name of the wire, or a text of ours: a copy, as points and spans are handed to another thread.
+    Text(String),
     /// A word of ours.
     Word(&'static str),
     /// A whole number.
@@ -134,15 +133,15 @@ fn place(route: &Route, server: Option<std::net::SocketAddr>) -> Place {
     let mut pairs: Pairs = vec![(&attribute::SYSTEM, Value::Word(route.system))];
     // A folded name is a template, not a destination.
     let destination = if route.generated { &attribute::DESTINATION_TEMPLATE } else { &attribute::DESTINATION_NAME };
-    pairs.push((destination, Value::Name(route.destination.clone())));
+    pairs.push((destination, Value::Text(route.destination.to_string())));
     if let Some(vhost) = &route.vhost {
-        pairs.push((&attribute::VHOST, Value::Name(vhost.clone())));
+        pairs.push((&attribute::VHOST, Value::Text(vhost.to_string())));
     }
     if let Some(queue) = &route.queue {
-        pairs.push((&attribute::QUEUE, Value::Name(queue.clone())));
+        pairs.push((&attribute::QUEUE, Value::Text(queue.to_string())));
     }
     if let Some(server) = server {
-        pairs.push((&attribute::SERVER_ADDRESS, Value::Name(server.ip().to_string().into())));
+        pairs.push((&attribute::SERVER_ADDRESS, Value::Text(server.ip().to_string())));
         pairs.push((&attribute::SERVER_PORT, Value::Int(i64::from(server.port()))));
     }
     Place { pairs }
@@ -190,7 +189,7 @@ fn group_points(group: &Group, place: &Place, points: &mut Points) {
             (&attribute::DEAD_LETTER_DESTINATION, &letter.destination),
         ];
         for (key, name) in names {
-            more.extend(name.clone().map(|name| (key, Value::Name(name))));
+            more.extend(name.as_ref().map(|name| (key, Value::Text(name.to_string()))));
         }
         more.extend(letter.reason.map(|reason| (&attribute::REASON, Value::Word(reason.name()))));
         more.push((&attribute::EVIDENCE, Value::Word(letter.evidence.name())));
@@ -201,7 +200,7 @@ fn group_points(group: &Group, place: &Place, points: &mut Points) {
         points.add(&metric::RETRY_DURATION, start, place, more, Number::Histogram(Box::new(histogram.clone())));
     }
     for (code, count) in &group.settle_failures {
-        let more = code.map(|code| (&attribute::ERROR_TYPE, Value::Name(code.to_string().into())));
+        let more = code.map(|code| (&attribute::ERROR_TYPE, Value::Text(code.to_string())));
         points.count(&metric::SETTLE_FAILURES, start, place, more.into_iter().collect(), *count);
     }
     let plain = [
@@ -218,8 +217,8 @@ fn group_points(group: &Group, place: &Place, points: &mut Points) {
 fn in_flight_points(start: Timestamp, in_flight: &mut InFlight, points: &mut Points) {
     for (queue, count) in in_flight.shown() {
         let mut pairs: Pairs = vec![(&attribute::SYSTEM, Value::Word(queue.system))];
-        pairs.extend(queue.vhost.map(|vhost| (&attribute::VHOST, Value::Name(vhost))));
-        pairs.extend(queue.queue.map(|queue| (&attribute::QUEUE, Value::Name(queue))));
+        pairs.extend(queue.vhost.map(|vhost| (&attribute::VHOST, Value::Text(vhost.to_string()))));
+        pairs.extend(queue.queue.map(|queue| (&attribute::QUEUE, Value::Text(queue.to_string()))));
         points.count(&metric::IN_FLIGHT, start, &Place { pairs }, Vec::new(), count);
     }
 }

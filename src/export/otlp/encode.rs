@@ -139,7 +139,7 @@ fn encode_span(span: Span) -> traces::Span {
         kind: kind as i32,
         start_time_unix_nano: span.start.0,
         end_time_unix_nano: span.end.0,
-        attributes: pairs(&span.attributes),
+        attributes: pairs(span.attributes),
         events: events.collect(),
         links: links.collect(),
         status,
@@ -160,7 +160,7 @@ fn data_size(data: &Data) -> usize {
 }
 
 fn encode_point(metric: &MetricPoints, point: &Point, time: u64) -> Data {
-    let attributes = pairs(&point.attributes);
+    let attributes = pairs(point.attributes.clone());
     match &point.number {
         Number::Count(count) => Data::Number(metrics::NumberDataPoint {
             attributes,
@@ -236,7 +236,7 @@ fn append_point(metric: &mut metrics::Metric, data: Data) {
 }
 
 fn encode_resource(resource: &Resource, host: &str) -> ProtoResource {
-    let text = |text: &str| Value::Name(text.into());
+    let text = |text: &str| Value::Text(text.to_owned());
     let mut attributes = vec![(&attribute::SERVICE_NAME, text(resource.service_name()))];
     match resource {
         Resource::Agent => attributes.push((&attribute::SERVICE_VERSION, Value::Word(env!("CARGO_PKG_VERSION")))),
@@ -250,25 +250,25 @@ fn encode_resource(resource: &Resource, host: &str) -> ProtoResource {
     if !matches!(resource, Resource::Unknown) {
         attributes.push((&attribute::HOST_NAME, text(host)));
     }
-    attributes.retain(|(_, value)| !matches!(value, Value::Name(name) if name.is_empty()));
-    ProtoResource { attributes: pairs(&attributes), ..Default::default() }
+    attributes.retain(|(_, value)| !matches!(value, Value::Text(text) if text.is_empty()));
+    ProtoResource { attributes: pairs(attributes), ..Default::default() }
 }
 
 fn scope() -> InstrumentationScope {
     InstrumentationScope { name: "acktrail".into(), version: env!("CARGO_PKG_VERSION").into(), ..Default::default() }
 }
 
-fn pairs(attributes: &[(&'static Attribute, Value)]) -> Vec<KeyValue> {
-    let encode = |(key, value): &(&'static Attribute, Value)| {
+fn pairs(attributes: Vec<(&'static Attribute, Value)>) -> Vec<KeyValue> {
+    let encode = |(key, value): (&'static Attribute, Value)| {
         let value = match value {
-            Value::Name(name) => any_value::Value::StringValue(name.to_string()),
-            Value::Word(word) => any_value::Value::StringValue((*word).into()),
-            Value::Int(number) => any_value::Value::IntValue(*number),
-            Value::Bool(flag) => any_value::Value::BoolValue(*flag),
+            Value::Text(text) => any_value::Value::StringValue(text),
+            Value::Word(word) => any_value::Value::StringValue(word.into()),
+            Value::Int(number) => any_value::Value::IntValue(number),
+            Value::Bool(flag) => any_value::Value::BoolValue(flag),
         };
         KeyValue { key: key.key.into(), value: Some(AnyValue { value: Some(value) }), ..Default::default() }
     };
-    attributes.iter().map(encode).collect()
+    attributes.into_iter().map(encode).collect()
 }
 
 #[cfg(test)]
@@ -280,7 +280,7 @@ mod tests {
     use crate::time::Timestamp;
 
     fn long(length: usize) -> Value {
-        Value::Name("x".repeat(length).into())
+        Value::Text("x".repeat(length))
     }
 
     #[test]

@@ -216,14 +216,14 @@ impl Pairs {
         let destination = Destination::new(exchange, routing_key, text(queue));
         let folded = destination.folded().to_string();
         let name = format!("{operation} {folded}");
-        self.destination_pairs(destination.to_string().into(), destination.is_generated().then(|| folded.into()));
+        self.destination_pairs(destination.to_string(), destination.is_generated().then_some(folded));
         name
     }
 
-    fn destination_pairs(&mut self, name: Name, template: Option<Name>) {
-        self.name(&attribute::DESTINATION_NAME, Some(&name));
-        if template.is_some() {
-            self.name(&attribute::DESTINATION_TEMPLATE, template.as_ref());
+    fn destination_pairs(&mut self, name: String, template: Option<String>) {
+        self.text(&attribute::DESTINATION_NAME, name);
+        if let Some(template) = template {
+            self.text(&attribute::DESTINATION_TEMPLATE, template);
             self.0.push((&attribute::DESTINATION_ANONYMOUS, Value::Bool(true)));
         }
     }
@@ -238,21 +238,21 @@ impl Pairs {
         self.name(&attribute::EXCHANGE, attributes.exchange);
         self.name(&attribute::VHOST, attributes.vhost);
         if let Some(identity) = line.message {
-            self.0.push((&attribute::MESSAGE, Value::Name(format!("{:032x}", identity.0).into())));
+            self.0.push((&attribute::MESSAGE, Value::Text(format!("{:032x}", identity.0))));
         }
         self.int(&attribute::COUNT, Some(line.count).filter(|count| *count > 1));
     }
 
     fn server(&mut self, line: &Transition<'_>, sending: bool) {
         let Some(server) = line.attributes.server else { return };
-        let address: Name = server.ip().to_string().into();
+        let address = server.ip().to_string();
         let port = Some(u64::from(server.port()));
-        self.name(&attribute::SERVER_ADDRESS, Some(&address));
-        self.int(&attribute::SERVER_PORT, port);
         if sending {
-            self.name(&attribute::PEER_ADDRESS, Some(&address));
+            self.text(&attribute::PEER_ADDRESS, address.clone());
             self.int(&attribute::PEER_PORT, port);
         }
+        self.text(&attribute::SERVER_ADDRESS, address);
+        self.int(&attribute::SERVER_PORT, port);
     }
 
     fn delivery(&mut self, line: &Transition<'_>) {
@@ -282,7 +282,7 @@ impl Pairs {
     /// `error.type`: the broker's code if there is one, else the reason, else the state.
     fn error(&mut self, line: &Transition<'_>) {
         let value = match (line.attributes.error_code, line.reason) {
-            (Some(code), _) => Value::Name(code.to_string().into()),
+            (Some(code), _) => Value::Text(code.to_string()),
             (None, Some(reason)) => Value::Word(reason.name()),
             (None, None) => Value::Word(line.state.name()),
         };
@@ -291,8 +291,14 @@ impl Pairs {
     }
 
     fn name(&mut self, key: &'static Attribute, value: Option<&Name>) {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            self.0.push((key, Value::Name(value.clone())));
+        if let Some(value) = value {
+            self.text(key, value.to_string());
+        }
+    }
+
+    fn text(&mut self, key: &'static Attribute, value: String) {
+        if !value.is_empty() {
+            self.0.push((key, Value::Text(value)));
         }
     }
 
