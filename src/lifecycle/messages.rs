@@ -19,7 +19,7 @@ pub(super) struct MessageRef {
 
 const NONE: u32 = u32::MAX;
 /// Boxes kept for the next messages.
-const MOST_SPARE: usize = 256;
+const MOST_SPARE: usize = 4096;
 
 /// A message's place in its list, and among its twins.
 #[derive(Clone, Copy, Debug)]

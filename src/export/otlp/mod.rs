@@ -6,22 +6,24 @@
 mod encode;
 mod queue;
 mod retry;
+mod wire;
 
 use std::str::FromStr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsPartialSuccess;
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use tonic::codec::CompressionEncoding;
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use prost::Message;
+use prost::bytes::Bytes;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use self::encode::Batch;
 use self::queue::{METRICS, Shared, TRACES};
+use self::wire::Service;
 use super::metrics::Snapshot;
 use super::spans::Span;
 
@@ -198,11 +200,7 @@ impl Sender {
     }
 
     async fn send_spans(&self, channel: Channel) {
-        // A server may answer in the encoding that it was asked in (grpc-go does).
-        let mut client = TraceServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
-        if self.config.gzip {
-            client = client.send_compressed(CompressionEncoding::Gzip);
-        }
+        let mut service = Service::<ExportTraceServiceResponse>::new(channel, wire::EXPORT_TRACES, self.config.gzip);
         loop {
             while self.shared.waiting_spans() == 0 {
                 if self.shared.deadline().is_some() {
@@ -215,7 +213,7 @@ impl Sender {
             }
             for batch in encode::trace_batches(self.shared.take_spans(BATCH), &self.config.host) {
                 let call = async |request| {
-                    let answer = client.export(request).await?.into_inner().partial_success;
+                    let answer = service.export(request).await?.partial_success;
                     Ok(answer.map_or((0, String::new()), |partial| (partial.rejected_spans, partial.error_message)))
                 };
                 self.deliver(TRACES, batch, call).await;
@@ -224,11 +222,7 @@ impl Sender {
     }
 
     async fn send_metrics(&self, channel: Channel) {
-        // A server may answer in the encoding that it was asked in (grpc-go does).
-        let mut client = MetricsServiceClient::new(channel).accept_compressed(CompressionEncoding::Gzip);
-        if self.config.gzip {
-            client = client.send_compressed(CompressionEncoding::Gzip);
-        }
+        let mut service = Service::<ExportMetricsServiceResponse>::new(channel, wire::EXPORT_METRICS, self.config.gzip);
         loop {
             let Some(snapshot) = self.shared.take_snapshot() else {
                 if self.shared.deadline().is_some() {
@@ -241,7 +235,7 @@ impl Sender {
             self.shared.in_hand(METRICS, batches.iter().map(|batch| batch.items).sum());
             for batch in batches {
                 let call = async |request| {
-                    let answer = client.export(request).await?.into_inner().partial_success;
+                    let answer = service.export(request).await?.partial_success;
                     let rejected =
                         |partial: ExportMetricsPartialSuccess| (partial.rejected_data_points, partial.error_message);
                     Ok(answer.map_or((0, String::new()), rejected))
@@ -252,22 +246,25 @@ impl Sender {
     }
 
     /// Sends a batch, again where that is of use, and accounts for it. `call` answers how many items were rejected, and why.
-    async fn deliver<R: Clone>(
+    async fn deliver<R: Message>(
         &self,
         signal: &'static str,
         batch: Batch<R>,
-        mut call: impl AsyncFnMut(Request<R>) -> Result<(i64, String), Status>,
+        mut call: impl AsyncFnMut(Request<Bytes>) -> Result<(i64, String), Status>,
     ) {
+        let Batch { request, items } = batch;
+        let encoded = Bytes::from(request.encode_to_vec());
+        drop(request);
         let start = Instant::now();
         let mut tries = 0;
         loop {
-            let mut request = Request::new(batch.request.clone());
+            let mut request = Request::new(encoded.clone());
             *request.metadata_mut() = self.headers.clone();
             let status = match call(request).await {
                 Ok((rejected, text)) => {
                     // Rejected items are never sent again (OTLP specification, "Partial Success").
                     let rejected = u64::try_from(rejected).unwrap_or(0);
-                    self.shared.done(signal, batch.items, rejected, "rejected");
+                    self.shared.done(signal, items, rejected, "rejected");
                     if rejected > 0 {
                         self.shared.trouble(|| format!("{rejected} {signal} items rejected: {text}"));
                     } else {
@@ -280,7 +277,7 @@ impl Sender {
             self.shared.trouble(|| format!("{}: {signal}: {}", self.config.endpoint, describe(&status)));
             let pause = retry::pause(&status, tries).filter(|pause| start.elapsed() + *pause < self.config.patience);
             let Some(pause) = pause else {
-                self.shared.done(signal, batch.items, batch.items, retry::reason(&status));
+                self.shared.done(signal, items, items, retry::reason(&status));
                 return;
             };
             tries += 1;

@@ -382,7 +382,7 @@ impl Channel {
         let channel = self.id;
         match lead {
             Lead::Publish { tag, destination, mandatory } => {
-                self.count_or_keep(Operation::Published { channel, tag, destination, mandatory, message }, out);
+                self.count_or_keep(|| Operation::Published { channel, tag, destination, mandatory, message }, out);
             }
             Lead::Return { error, destination } => {
                 out.push(Operation::Returned { channel, error, destination, message });
@@ -447,20 +447,21 @@ impl Channel {
                 // Both name a delivery that is outstanding (the broker refuses others).
                 self.consumers.settled(tag);
             }
-            self.count_or_keep(Operation::Settled { channel: self.id, tags, outcome }, out);
+            let channel = self.id;
+            self.count_or_keep(|| Operation::Settled { channel, tags, outcome }, out);
         }
     }
 
     /// Says it, or keeps it until it is committed.
-    fn count_or_keep(&mut self, operation: Operation, out: &mut Output<'_>) {
+    fn count_or_keep(&mut self, operation: impl FnOnce() -> Operation, out: &mut Output<'_>) {
         if let Life::Closed { late, .. } = &mut self.life {
             *late = true;
         }
         match &mut self.transactions {
-            None => out.push(operation),
+            None => out.push(operation()),
             Some(transactions) => {
                 let room = out.take_room(OPERATION_COST);
-                if !transactions.keep(operation, room) && room {
+                if !transactions.keep(operation(), room) && room {
                     out.trouble(Trouble::BudgetExhausted);
                 }
             }
