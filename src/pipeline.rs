@@ -304,7 +304,7 @@ impl Stages<'_> {
     fn flush(&mut self, observer: &mut dyn Observer) {
         self.lifecycles.look_ahead(self.operations);
         let mut observer = self.withheld.before(observer);
-        for observed in self.operations.drain(..) {
+        for observed in self.operations.iter_mut() {
             if let Operation::Trouble(trouble) = &observed.operation
                 && let Some(place) = Trouble::ALL.iter().position(|other| other == trouble)
             {
@@ -312,5 +312,6 @@ impl Stages<'_> {
             }
             self.lifecycles.handle(observed, &mut observer);
         }
+        self.operations.clear();
     }
 }

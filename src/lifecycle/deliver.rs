@@ -37,7 +37,7 @@ impl Lifecycles {
         time: Timestamp,
         delivery: Delivery,
         destination: &Destination,
-        message: operation::Message,
+        message: &operation::Message,
         observer: &mut dyn Observer,
     ) {
         let party = self.party(delivery.channel.connection);
@@ -121,7 +121,7 @@ impl Lifecycles {
         time: Timestamp,
         delivery: &Delivery,
         route: &Rc<Route>,
-        message: operation::Message,
+        message: &operation::Message,
         party: &Party,
         observer: &mut dyn Observer,
     ) -> MessageRef {
@@ -171,9 +171,9 @@ impl Lifecycles {
         }
         let reference = match found {
             Some(reference) => reference,
-            None => self.unseen(route, &message),
+            None => self.unseen(route, message),
         };
-        self.learn(reference, &message);
+        self.learn(reference, message);
         if let Some(extras) = message.extras.as_ref().filter(|_| deaths) {
             self.apply_deaths(time, reference, queue, route, extras, observer);
         }

@@ -220,42 +220,44 @@ impl Lifecycles {
         std::hint::black_box(read);
     }
 
-    /// Something happened.
-    pub fn handle(&mut self, observed: Observed, observer: &mut dyn Observer) {
+    /// Something happened. What is kept of it is taken out of it.
+    pub fn handle(&mut self, observed: &mut Observed, observer: &mut dyn Observer) {
         let Observed { time, connection, operation } = observed;
-        self.dispatch(time, connection, operation, observer);
-        self.report_evicted(time, observer);
+        self.dispatch(*time, *connection, operation, observer);
+        self.report_evicted(*time, observer);
     }
 
     fn dispatch(
         &mut self,
         time: Timestamp,
         connection: ConnectionId,
-        operation: Operation,
+        operation: &mut Operation,
         observer: &mut dyn Observer,
     ) {
-        self.clarify(time, connection, &operation);
+        self.clarify(time, connection, operation);
         match operation {
-            Operation::Session(facts) => self.session(connection, facts),
+            Operation::Session(facts) => self.session(connection, facts.clone()),
             Operation::Published { channel, tag, destination, mandatory, message } => {
-                self.published(time, channel, (tag, mandatory), &destination, message, observer);
+                self.published(time, *channel, (*tag, *mandatory), destination, message, observer);
             }
             Operation::Confirmed { channel, tags, inferred, earlier } => {
-                let settlement = (!earlier).then(|| settle::settlement(!matches!(tags, Tags::One(_))));
-                self.confirmed(time, channel, tags, inferred, settlement, observer);
+                let settlement = (!*earlier).then(|| settle::settlement(!matches!(tags, Tags::One(_))));
+                self.confirmed(time, *channel, *tags, *inferred, settlement, observer);
             }
             Operation::PublishFailed { channel, tags, inferred } => {
-                self.publish_refused(time, channel, tags, inferred, observer);
+                self.publish_refused(time, *channel, *tags, *inferred, observer);
             }
-            Operation::TagsLearned { channel, first, publishes } => self.channel(channel).learn_tags(first, publishes),
+            Operation::TagsLearned { channel, first, publishes } => {
+                self.channel(*channel).learn_tags(*first, *publishes);
+            }
             Operation::UnmatchedConfirm { channel, tags, refused } => {
                 self.statistics.unmatched_confirms += 1;
-                if refused {
-                    self.publish_failed_unseen(time, channel, tags, observer);
+                if *refused {
+                    self.publish_failed_unseen(time, *channel, *tags, observer);
                 }
             }
             Operation::Returned { channel, error, destination, message } => {
-                self.returned(time, channel, &error, &destination, &message, observer);
+                self.returned(time, *channel, error, destination, message, observer);
             }
             Operation::Delivered {
                 channel,
@@ -269,85 +271,93 @@ impl Lifecycles {
                 flow: _,
                 end,
             } => {
-                let delivery = deliver::Delivery { channel, tag, consumer, queue, automatic, redelivered, end };
-                self.delivered(time, delivery, &destination, message, observer);
+                let delivery = deliver::Delivery {
+                    channel: *channel,
+                    tag: *tag,
+                    consumer: consumer.take(),
+                    queue: queue.take(),
+                    automatic: *automatic,
+                    redelivered: *redelivered,
+                    end: *end,
+                };
+                self.delivered(time, delivery, destination, message, observer);
             }
-            Operation::Read { flow, from, position } => self.read(time, connection, flow, from..position, observer),
-            Operation::Recovered { channel, spared } => self.recovered(time, channel, &spared, observer),
-            Operation::RecoverAsked(channel) => self.channel(channel).recovering = true,
-            Operation::Settled { channel, tags, outcome } => self.settled(time, channel, tags, outcome, observer),
+            Operation::Read { flow, from, position } => self.read(time, connection, *flow, *from..*position, observer),
+            Operation::Recovered { channel, spared } => self.recovered(time, *channel, spared, observer),
+            Operation::RecoverAsked(channel) => self.channel(*channel).recovering = true,
+            Operation::Settled { channel, tags, outcome } => self.settled(time, *channel, *tags, *outcome, observer),
             Operation::SettleFailed { channel, tag, error } => {
                 let event = self.event(time, channel.connection, "settle_failed");
                 let mut event = Event { detail: Some(&error.text), ..event };
-                event.attributes.delivery_tag = tag;
+                event.attributes.delivery_tag = *tag;
                 event.attributes.error_code = Some(error.code);
                 event.attributes.error_text = Some(&error.text);
                 observer.event(&event);
             }
             Operation::ChannelOpened(channel) => {
-                self.channel(channel).complete = true;
+                self.channel(*channel).complete = true;
             }
             Operation::ChannelClosed { channel, by, error, connection } => {
-                self.channel_closed(time, channel, by, error.as_ref(), connection, observer);
+                self.channel_closed(time, *channel, *by, error.as_ref(), *connection, observer);
             }
             Operation::ConnectionEnded { by, error, agreed } => {
-                self.connection_ended(time, connection, by, error.as_ref(), observer);
-                if agreed {
+                self.connection_ended(time, connection, *by, error.as_ref(), observer);
+                if *agreed {
                     self.exclusive_queues_ended(time, connection, observer);
                 }
             }
             Operation::ConsumerStarted { channel, consumer, queue, automatic: _, learned, answered } => {
-                self.consumer_started(channel, &consumer, &queue, answered);
+                self.consumer_started(*channel, consumer, queue, *answered);
                 let event = self.event(time, channel.connection, "consumer_started");
-                let mut event = Event { evidence: emit::evidence(learned), ..event };
-                event.attributes.consumer_tag = Some(&consumer);
-                event.attributes.queue = Some(&queue);
+                let mut event = Event { evidence: emit::evidence(*learned), ..event };
+                event.attributes.consumer_tag = Some(consumer);
+                event.attributes.queue = Some(queue);
                 observer.event(&event);
             }
             Operation::ConsumerCancelled { channel, consumer, queue, by, answered } => {
-                if by == Peer::Broker {
-                    self.channel(channel).cancelled_by_broker = true;
+                if *by == Peer::Broker {
+                    self.channel(*channel).cancelled_by_broker = true;
                 }
                 let event = self.event(time, channel.connection, "consumer_cancelled");
-                let mut event = Event { detail: Some(settle::peer_name(by)), ..event };
-                event.attributes.consumer_tag = Some(&consumer);
+                let mut event = Event { detail: Some(settle::peer_name(*by)), ..event };
+                event.attributes.consumer_tag = Some(consumer);
                 event.attributes.queue = queue.as_ref();
                 observer.event(&event);
-                if answered {
-                    self.consumer_cancelled(time, channel, &consumer, by, observer);
+                if *answered {
+                    self.consumer_cancelled(time, *channel, consumer, *by, observer);
                 }
             }
             Operation::QueueDeclared { queue, arguments, messages: _, consumers } => {
-                self.queue_declared(time, connection, &queue, arguments, consumers, observer);
+                self.queue_declared(time, connection, queue, arguments.take(), *consumers, observer);
             }
             Operation::QueueEmptied { queue, deleted, messages } => {
-                self.queue_emptied(time, connection, &queue, deleted, messages, observer);
+                self.queue_emptied(time, connection, queue, *deleted, *messages, observer);
             }
             Operation::ExchangeDeclared { exchange, kind, alternate } => {
                 let party = self.party(connection);
                 self.endings.rerouted();
-                self.topology(&party).declare_exchange(&exchange, kind, alternate);
+                self.topology(&party).declare_exchange(exchange, kind.take(), alternate.take());
             }
             Operation::ExchangeDeleted { exchange } => {
                 let party = self.party(connection);
                 self.endings.rerouted();
-                self.topology(&party).delete_exchange(&exchange);
+                self.topology(&party).delete_exchange(exchange);
             }
             Operation::Binding { exchange, target, to_exchange, routing_key, bound, arguments } => {
                 let party = self.party(connection);
-                self.bindings = self.bindings.wrapping_add(u32::from(bound));
+                self.bindings = self.bindings.wrapping_add(u32::from(*bound));
                 self.endings.rerouted();
                 let topology = self.topology(&party);
-                if bound {
-                    topology.bind(&exchange, &target, to_exchange, &routing_key, arguments);
+                if *bound {
+                    topology.bind(exchange, target, *to_exchange, routing_key, *arguments);
                 } else {
-                    topology.unbind(&exchange, &target, to_exchange, &routing_key);
+                    topology.unbind(exchange, target, *to_exchange, routing_key);
                 }
             }
             Operation::Transaction { channel, committed, published, settled } => {
                 let event = self.event(time, channel.connection, "transaction");
-                let detail = Some(if committed { "committed" } else { "rolled back" });
-                observer.event(&Event { count: Some(published + settled), detail, ..event });
+                let detail = Some(if *committed { "committed" } else { "rolled back" });
+                observer.event(&Event { count: Some(*published + *settled), detail, ..event });
             }
             Operation::Blocked { reason } => {
                 let name = if reason.is_some() { "blocked" } else { "unblocked" };
@@ -356,7 +366,7 @@ impl Lifecycles {
             }
             Operation::Gap(gap) => {
                 self.missed(time, connection);
-                self.gap(time, connection, gap, observer);
+                self.gap(time, connection, *gap, observer);
             }
             Operation::NotDecoded { protocol } => {
                 self.missed(time, connection);

@@ -33,13 +33,13 @@ impl Lifecycles {
         channel: ChannelId,
         (tag, mandatory): (Option<u64>, bool),
         destination: &Destination,
-        message: Message,
+        message: &mut Message,
         observer: &mut dyn Observer,
     ) {
         let connection = self.connection(channel.connection);
         let party = connection.party.clone();
         let ended = connection.has_ended(channel);
-        let original = self.original(&party, destination, &message);
+        let original = self.original(&party, destination, message);
         let origin = original.and_then(|original| self.origin(original, &party, destination));
         let previous = origin.as_ref().map(|origin| origin.state);
         let route = self.messages.route(&destination.exchange, &destination.routing_key);
@@ -49,8 +49,8 @@ impl Lifecycles {
         let mut entry = message::Message::new(message.identity, State::Created, route);
         entry.origin = origin.map(Box::new);
         entry.publisher = Some(party.clone());
-        entry.message_id = message.message_id;
-        entry.extras = message.extras;
+        entry.message_id = message.message_id.take();
+        entry.extras = message.extras.take();
         entry.set_body(message.body, message.body_size);
         entry.created = time.into();
         entry.awaits_confirm = tag.is_some() && !ended;

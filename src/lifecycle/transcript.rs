@@ -157,8 +157,8 @@ impl Stage {
     }
 
     fn say(&mut self, connection: ConnectionId, operation: Operation) {
-        let observed = Observed { time: self.now, connection, operation };
-        self.machine.handle(observed, &mut self.withheld.before(&mut self.lines));
+        let mut observed = Observed { time: self.now, connection, operation };
+        self.machine.handle(&mut observed, &mut self.withheld.before(&mut self.lines));
     }
 
     fn command(&mut self, line: &str) {

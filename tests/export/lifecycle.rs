@@ -114,8 +114,8 @@ impl Broker {
 
     fn happens(&mut self, connection: u64, operation: Operation) {
         self.clock += MS;
-        let observed = Observed { time: Timestamp(self.clock), connection: ConnectionId(connection), operation };
-        self.lifecycles.handle(observed, &mut self.exports);
+        let mut observed = Observed { time: Timestamp(self.clock), connection: ConnectionId(connection), operation };
+        self.lifecycles.handle(&mut observed, &mut self.exports);
     }
 
     fn enters(&mut self, state: State, count: u64) {
