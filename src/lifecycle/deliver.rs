@@ -187,10 +187,10 @@ impl Lifecycles {
             Some((exchange, key)) => self.messages.route(exchange, key),
             None => route.clone(),
         };
-        let mut entry = Message::new(message.identity, State::Created, route);
-        entry.message_id = message.message_id.clone();
-        entry.set_body(message.body, message.body_size);
-        self.messages.insert(entry)
+        self.messages.insert(message.identity, route, |entry| {
+            entry.message_id = message.message_id.clone();
+            entry.set_body(message.body, message.body_size);
+        })
     }
 
     /// What a delivery shows that the publish did not (offsets, counters), or that a hole had taken.

@@ -523,7 +523,7 @@ mod tests {
         let mut messages = Messages::new(MessageLimits::default());
         let mut ending = Ending::new(None, true, false, Timestamp(0));
         let route = messages.route(&"".into(), &"work".into());
-        let mut published = |key| messages.insert(Message::new(Some(Identity(key)), State::Created, route.clone()));
+        let mut published = |key| messages.insert(Some(Identity(key)), route.clone(), |_| ());
         let waits = published(1);
         let references: Vec<MessageRef> = (2..10_000).map(&mut published).collect();
         for reference in references {

@@ -105,12 +105,12 @@ pub(super) struct Message {
 
 impl Message {
     /// A message first seen now, without chains.
-    pub fn new(key: Option<Identity>, state: State, route: Rc<Route>) -> Message {
+    pub fn new(key: Option<Identity>, route: Rc<Route>) -> Message {
         let key = key.and_then(|identity| NonZeroU128::new(identity.0));
         Message {
             key,
             origin: None,
-            state,
+            state: State::Created,
             evidence: Evidence::Observed,
             ambiguous: false,
             awaits_confirm: false,
@@ -126,6 +126,57 @@ impl Message {
             chains: Chains::default(),
             place: Place::default(),
         }
+    }
+
+    /// Makes a new message out of a forgotten one: the same as [`Message::new`], without a copy of it that would be read
+    /// again at once, which a processor does not like.
+    pub fn renew(&mut self, identity: Option<Identity>, new_route: Rc<Route>) {
+        // All of them by name: one that is added must not be forgotten here.
+        let Message {
+            key,
+            origin,
+            state,
+            evidence,
+            ambiguous,
+            awaits_confirm,
+            mandatory,
+            route,
+            publisher,
+            message_id,
+            extras,
+            body,
+            body_size,
+            created,
+            confirmed,
+            chains,
+            place,
+        } = self;
+        *key = identity.and_then(|identity| NonZeroU128::new(identity.0));
+        *origin = None;
+        *state = State::Created;
+        *evidence = Evidence::Observed;
+        *ambiguous = false;
+        *awaits_confirm = false;
+        *mandatory = false;
+        *route = new_route;
+        *publisher = None;
+        *message_id = None;
+        *extras = None;
+        *body = None;
+        *body_size = None;
+        *created = Moment::default();
+        *confirmed = Moment::default();
+        *chains = Chains::default();
+        *place = Place::default();
+    }
+
+    /// Lets go of what it owns: it is forgotten, and its memory kept for another.
+    pub fn empty(&mut self) {
+        self.origin = None;
+        self.publisher = None;
+        self.message_id = None;
+        self.extras = None;
+        self.chains = Chains::default();
     }
 
     /// The identity to print.

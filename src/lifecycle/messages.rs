@@ -191,20 +191,26 @@ impl Messages {
         route
     }
 
-    /// Takes a message in, forgetting the oldest where the table is full.
-    pub fn insert(&mut self, mut message: Message) -> MessageRef {
+    /// Takes a message in that is seen first now, forgetting the oldest where the table is full. `fill` says what is known of it.
+    pub fn insert(&mut self, key: Option<Identity>, route: Rc<Route>, fill: impl FnOnce(&mut Message)) -> MessageRef {
         while self.active.length >= self.limits.active && self.active.oldest != NONE {
             if let Some(message) = self.remove(self.active.oldest) {
                 self.evicted.push(message);
             }
         }
+        let mut message = match self.spare.pop() {
+            Some(mut message) => {
+                message.renew(key, route);
+                message
+            }
+            None => Box::new(Message::new(key, route)),
+        };
+        fill(&mut message);
         message.place.sequence = self.next_sequence;
         self.next_sequence += 1;
-        message.place.list = List::Active;
         let key = message.key;
         let index = match self.free {
             NONE => {
-                let message = self.boxed(message);
                 self.slots.0.push(Slot::Used(message));
                 u32::try_from(self.slots.0.len() - 1).unwrap_or(NONE)
             }
@@ -213,7 +219,7 @@ impl Messages {
                     self.free = next;
                     message.place.generation = generation;
                 }
-                self.slots.0[index as usize] = Slot::Used(self.boxed(message));
+                self.slots.0[index as usize] = Slot::Used(message);
                 index
             }
         };
@@ -382,19 +388,10 @@ impl Messages {
     }
 
     fn forget(&mut self, index: u32) {
-        let message = self.remove(index);
+        let Some(mut message) = self.remove(index) else { return };
         if self.spare.len() < MOST_SPARE {
-            self.spare.extend(message);
-        }
-    }
-
-    fn boxed(&mut self, message: Message) -> Box<Message> {
-        match self.spare.pop() {
-            Some(mut place) => {
-                *place = message;
-                place
-            }
-            None => Box::new(message),
+            message.empty();
+            self.spare.push(message);
         }
     }
 

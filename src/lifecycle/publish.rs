@@ -46,16 +46,16 @@ impl Lifecycles {
         if route.must_be_followed(self.bindings) {
             route.reaches(self.topology(&party).routed(&destination.exchange, &destination.routing_key).len());
         }
-        let mut entry = message::Message::new(message.identity, State::Created, route);
-        entry.origin = origin.map(Box::new);
-        entry.publisher = Some(party.clone());
-        entry.message_id = message.message_id.take();
-        entry.extras = message.extras.take();
-        entry.set_body(message.body, message.body_size);
-        entry.created = time.into();
-        entry.awaits_confirm = tag.is_some() && !ended;
-        entry.mandatory = mandatory;
-        let reference = self.messages.insert(entry);
+        let reference = self.messages.insert(message.identity, route, |entry| {
+            entry.origin = origin.map(Box::new);
+            entry.publisher = Some(party.clone());
+            entry.message_id = message.message_id.take();
+            entry.extras = message.extras.take();
+            entry.set_body(message.body, message.body_size);
+            entry.created = time.into();
+            entry.awaits_confirm = tag.is_some() && !ended;
+            entry.mandatory = mandatory;
+        });
         if !ended {
             self.remember(channel, tag, reference);
         }
@@ -248,12 +248,12 @@ impl Lifecycles {
             Some(reference) => reference,
             None => {
                 let route = self.messages.route(&destination.exchange, &destination.routing_key);
-                let mut entry = message::Message::new(key, State::Created, route);
-                entry.publisher = Some(party.clone());
-                entry.message_id = message.message_id.clone();
-                entry.extras = message.extras.clone();
-                entry.set_body(message.body, message.body_size);
-                self.messages.insert(entry)
+                self.messages.insert(key, route, |entry| {
+                    entry.publisher = Some(party.clone());
+                    entry.message_id = message.message_id.clone();
+                    entry.extras = message.extras.clone();
+                    entry.set_body(message.body, message.body_size);
+                })
             }
         };
         let Some(entry) = self.messages.get_mut(reference) else { return };
