@@ -37,7 +37,8 @@ struct Cursor {
     next: u64,
 }
 
-/// All keys. An entry is short, so that more of them stay in a cache: the key itself is the message's.
+/// All keys. Each message is looked for three times, at a place that no other has been near: the table is as small as it can be,
+/// so that it stays in a cache. Hash and key are the message's.
 #[derive(Default)]
 pub(super) struct Keys {
     table: HashTable<Entry>,
@@ -45,15 +46,32 @@ pub(super) struct Keys {
     hasher: DefaultHashBuilder,
 }
 
-struct Entry {
-    hash: u64,
-    twins: Twins,
+/// [`Twins`] in one word: the highest bit says that it is a group's number.
+#[derive(Clone, Copy)]
+struct Entry(u32);
+
+impl Entry {
+    const MANY: u32 = 1 << 31;
+
+    fn of(twins: Twins) -> Entry {
+        match twins {
+            Twins::One(index) => Entry(index & !Entry::MANY),
+            Twins::Many(number) => Entry(number | Entry::MANY),
+        }
+    }
+
+    fn twins(self) -> Twins {
+        match self.0 & Entry::MANY {
+            0 => Twins::One(self.0),
+            _ => Twins::Many(self.0 & !Entry::MANY),
+        }
+    }
 }
 
 impl Keys {
     pub fn find(&self, key: NonZeroU128, slots: &Slots) -> Option<Twins> {
         let hash = self.hasher.hash_one(key);
-        Some(self.table.find(hash, |entry| entry.hash == hash && self.is_of(entry.twins, key, slots))?.twins)
+        Some(self.table.find(hash, |entry| key_of(&self.groups, *entry, slots) == Some(key))?.twins())
     }
 
     pub fn group(&self, number: u32) -> Option<&Group> {
@@ -69,16 +87,18 @@ impl Keys {
         let hash = self.hasher.hash_one(key);
         match older {
             None => {
-                self.table.insert_unique(hash, Entry { hash, twins: Twins::One(index) }, |entry| entry.hash);
+                let Keys { table, groups, hasher } = self;
+                let rehash = |entry: &Entry| hasher.hash_one(key_of(groups, *entry, slots).unwrap_or(key));
+                table.insert_unique(hash, Entry::of(Twins::One(index)), rehash);
             }
             Some(Twins::One(first)) => {
                 let members = [first, index].into();
                 let group = Group { key, members, cursors: Vec::new(), awaited: VecDeque::new() };
                 let number = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
                 let groups = &self.groups;
-                let is_it = |entry: &Entry| entry.hash == hash && is_of(groups, entry.twins, key, slots);
+                let is_it = |entry: &Entry| key_of(groups, *entry, slots) == Some(key);
                 if let Some(entry) = self.table.find_mut(hash, is_it) {
-                    entry.twins = Twins::Many(number);
+                    *entry = Entry::of(Twins::Many(number));
                 }
             }
             Some(Twins::Many(number)) => {
@@ -94,14 +114,13 @@ impl Keys {
         let hash = self.hasher.hash_one(key);
         let groups = &self.groups;
         // Without a look at the message of the entry: its memory may not be in a cache any more.
-        let is_it = |entry: &Entry| match entry.twins {
+        let is_it = |entry: &Entry| match entry.twins() {
             Twins::One(only) => only == index,
-            Twins::Many(number) => {
-                entry.hash == hash && groups.get(number as usize).is_some_and(|group| group.key == key)
-            }
+            Twins::Many(number) => groups.get(number as usize).is_some_and(|group| group.key == key),
         };
         let Ok(entry) = self.table.find_entry(hash, is_it) else { return };
-        let empty = match entry.get().twins {
+        let twins = entry.get().twins();
+        let empty = match twins {
             Twins::One(_) => true,
             Twins::Many(number) => self.groups.get_mut(number as usize).is_none_or(|group| {
                 // The oldest goes first nearly always.
@@ -111,20 +130,19 @@ impl Keys {
                 group.members.is_empty()
             }),
         };
-        if empty && let (Entry { twins: Twins::Many(number), .. }, _) = entry.remove() {
-            self.groups.try_remove(number as usize);
+        if empty {
+            entry.remove();
+            if let Twins::Many(number) = twins {
+                self.groups.try_remove(number as usize);
+            }
         }
-    }
-
-    fn is_of(&self, twins: Twins, key: NonZeroU128, slots: &Slots) -> bool {
-        is_of(&self.groups, twins, key, slots)
     }
 }
 
-fn is_of(groups: &Slab<Group>, twins: Twins, key: NonZeroU128, slots: &Slots) -> bool {
-    match twins {
-        Twins::One(index) => slots.get(index).is_some_and(|message| message.key == Some(key)),
-        Twins::Many(number) => groups.get(number as usize).is_some_and(|group| group.key == key),
+fn key_of(groups: &Slab<Group>, entry: Entry, slots: &Slots) -> Option<NonZeroU128> {
+    match entry.twins() {
+        Twins::One(index) => slots.get(index)?.key,
+        Twins::Many(number) => Some(groups.get(number as usize)?.key),
     }
 }
 
