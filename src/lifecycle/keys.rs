@@ -180,3 +180,60 @@ impl Group {
         Some(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::MessageLimits;
+    use super::super::message::Chain;
+    use super::super::messages::Messages;
+    use super::super::transition::State;
+    use super::*;
+    use crate::protocol::operation::Identity;
+
+    /// Numbers that look random, the same in every run.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn next(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % below
+        }
+    }
+
+    #[test]
+    fn each_key_leads_to_its_oldest_message_whatever_came_and_went() {
+        let (mut numbers, route_of) = (Numbers(1), ["".into(), "work".into()]);
+        let mut messages = Messages::new(MessageLimits { active: 100_000, settled: 0, complete: 0 });
+        let route = messages.route(&route_of[0], &route_of[1]);
+        let mut model: HashMap<u128, Vec<MessageRef>> = HashMap::new();
+        let (mut alone, mut among, mut none) = (0, 0, 0);
+        for round in 0..40_000u64 {
+            // Many messages first, then fewer and fewer; a tenth of the keys are used often.
+            let range = if numbers.next(4) == 0 { 500 } else { 20_000 };
+            let key = 1 + u128::from(numbers.next(range));
+            let known = model.entry(key).or_default();
+            if numbers.next(40_000) > round {
+                known.push(messages.insert(Some(Identity(key)), route.clone(), |_| ()));
+            } else if !known.is_empty() {
+                let place = numbers.next(known.len() as u64) as usize;
+                let gone = known.remove(place);
+                let entry = messages.get_mut(gone).unwrap();
+                entry.chains.push(Chain::new(None, State::Acknowledged));
+                messages.settle(gone);
+                assert!(messages.get(gone).is_none(), "nothing settled is kept here");
+            }
+            let known = &model[&key];
+            assert_eq!(messages.find(Identity(key), 1, |_| true), known.first().copied(), "round {round}");
+            match known[..] {
+                [] => none += 1,
+                [_] => alone += 1,
+                _ => among += 1,
+            }
+        }
+        let left: usize = model.values().map(Vec::len).sum();
+        assert_eq!(messages.active(), left);
+        assert!(alone > 1000 && among > 1000 && none > 1000, "{alone} {among} {none}");
+    }
+}

@@ -373,3 +373,31 @@ pub(super) enum List {
     Settled,
     Complete,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewed_message_is_a_new_one() {
+        let route = |name: &str| Rc::new(Route::new(&"".into(), &name.into()));
+        let mut message = Message::new(Some(Identity(7)), route("old"));
+        message.state = State::Returned;
+        message.evidence = Evidence::Inferred;
+        (message.ambiguous, message.awaits_confirm, message.mandatory) = (true, true, true);
+        message.publisher = Some(Party::unknown(crate::stream::ConnectionId(3)));
+        message.message_id = Some("id".into());
+        message.extras = Some(Box::default());
+        message.set_body(Some(8), Some(9));
+        (message.created, message.confirmed) = (Timestamp(1).into(), Timestamp(2).into());
+        message.chains.push(Chain::new(Some("work".into()), State::Dispatched));
+        message.chains.push(Chain::new(Some("copy".into()), State::Dispatched));
+        message.place.sequence = 4;
+        let (key, new) = (Some(Identity(11)), route("new"));
+        let text = |message: &Message| format!("{message:?}");
+        assert_ne!(text(&message), text(&Message::new(key, new.clone())));
+        message.empty();
+        message.renew(key, new.clone());
+        assert_eq!(text(&message), text(&Message::new(key, new)));
+    }
+}
