@@ -80,6 +80,9 @@ impl Pipeline {
     pub fn handle(&mut self, record: &Record<'_>, observer: &mut dyn Observer) {
         if let Record::Counters(counters) = record {
             self.counters = *counters;
+            if counters.sampled_out_packets > 0 {
+                self.sampled();
+            }
         }
         if self.operations.first().is_some_and(|first| first.time.plus(LONGEST_WAIT) < record.time()) {
             self.flush(observer);
@@ -137,6 +140,11 @@ impl Pipeline {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let stages = [self.streams.poll_timeout(), self.lifecycles.poll_timeout(), self.withheld.poll_timeout()];
         stages.into_iter().flatten().min()
+    }
+
+    /// Some connections are not watched, or will not be. A recording says so by its counters.
+    pub fn sampled(&mut self) {
+        self.lifecycles.handle_sampled();
     }
 
     /// The records are all packets of another tool's capture ([`Streams::expect_every_packet`]).

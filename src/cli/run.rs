@@ -75,7 +75,10 @@ impl Agent {
     /// If the capture cannot work here; the message says what to do.
     pub fn attach(config: &Config) -> Result<Agent, Failure> {
         let capture = attach(config)?;
-        let pipeline = Pipeline::new(limits(config));
+        let mut pipeline = Pipeline::new(limits(config));
+        if is_sampled(config) {
+            pipeline.sampled();
+        }
         Ok(Agent { capture, pipeline, next_beat: Instant::now() })
     }
 
@@ -157,8 +160,16 @@ impl Agent {
             self.capture.set_cgroups(&new.watch.cgroups)?;
         }
         self.capture.set_sampling(new.watch.sample_connections)?;
+        if is_sampled(new) {
+            self.pipeline.sampled();
+        }
         Ok(())
     }
+}
+
+/// Whether some connections are not watched by intention.
+fn is_sampled(config: &Config) -> bool {
+    config.watch.sample_connections < 1.0
 }
 
 /// Attaches the capture, then drops every privilege. Nothing after this may need one.

@@ -19,7 +19,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.expiries.peek().map(|Reverse((time, _))| *time)
+        let expiry = self.expiries.peek().map(|Reverse((time, _))| *time);
+        expiry.into_iter().chain(self.overflows.poll_timeout()).min()
     }
 
     /// Time has passed.
@@ -31,6 +32,7 @@ impl Lifecycles {
             self.expiries.pop();
             self.expired(time, reference, observer);
         }
+        self.tell_dropped(now, observer);
     }
 
     pub(super) fn expect_expiry(&mut self, time: Timestamp, reference: MessageRef, party: &Party) {
@@ -46,7 +48,7 @@ impl Lifecycles {
     }
 
     fn expiry_of(&mut self, reference: MessageRef, party: &Party) -> Option<(Name, u64)> {
-        if !party.broker_seen {
+        if !self.sees_all(party) {
             return None;
         }
         let entry = self.messages.get(reference)?;
