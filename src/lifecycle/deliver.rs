@@ -101,9 +101,6 @@ impl Lifecycles {
         if arrived {
             entry.state = State::Created;
         }
-        if first {
-            self.first_given(time, reference, delivery.queue.as_ref(), &party);
-        }
         if let Some(entry) = self.messages.get(reference)
             && let Some(chain) = entry.chains.get(place)
         {

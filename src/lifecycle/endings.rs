@@ -20,7 +20,6 @@ use hashbrown::HashMap;
 use super::Lifecycles;
 use super::message::{Message, Route};
 use super::messages::{MessageRef, Messages};
-use super::overflow;
 use super::party::Party;
 use super::queues::{is_back, is_undelivered};
 use super::transition::{Observer, Reason};
@@ -164,7 +163,7 @@ impl Lifecycles {
         let listed = arguments.as_ref().is_some_and(|arguments| arguments.exclusive)
             && self.declared_exclusive(connection, queue);
         self.expiring |= arguments.as_ref().is_some_and(|arguments| arguments.message_ttl_ms.is_some());
-        let (mut ending, mut limits) = (None, None);
+        let mut ending = None;
         // Without an answer it may have been refused.
         if let (Some(arguments), Some(consumers)) = (&arguments, consumers) {
             self.declared_again(time, connection, queue, arguments, consumers, &party, observer);
@@ -184,16 +183,10 @@ impl Lifecycles {
                 let auto_delete = arguments.auto_delete && unused;
                 ending = Some(Ending::new(owner, auto_delete, arguments.durable, time));
             }
-            limits = overflow::limit(arguments).filter(|_| self.sees_all(&party) && party.vhost.is_some());
         }
         let number = self.topology(&party).declare_queue(queue, arguments, connection);
         if let (Some(number), Some(ending)) = (number, ending)
             && self.endings.table.try_insert(number, ending).is_ok()
-        {
-            self.endings.rerouted();
-        }
-        if let (Some(number), Some(most)) = (number, limits)
-            && self.overflows.declared(number, queue, most)
         {
             self.endings.rerouted();
         }
@@ -413,13 +406,12 @@ impl Lifecycles {
     pub(super) fn forget_queue(&mut self, queue: &Name, party: &Party) {
         if let Some(number) = self.topology(party).number(queue) {
             self.endings.remove(number);
-            self.overflows.remove(number);
         }
         self.topology(party).delete_queue(queue);
         self.endings.rerouted();
     }
 
-    /// A message was published: remembers it where it waits in a queue that ends by itself, or drops its oldest messages.
+    /// A message was published: remembers it where it waits in a queue that ends by itself.
     pub(super) fn may_wait(&mut self, time: Timestamp, id: ChannelId, reference: MessageRef, party: &Party) {
         let Some(route) = self.messages.get(reference).map(|entry| entry.route.clone()) else { return };
         let routing = self.endings.routing;
@@ -432,23 +424,21 @@ impl Lifecycles {
                 queue
             }
         };
-        let Some(number) = queue else { return };
-        if let Some(ending) = self.endings.table.get_mut(&number)
+        if let Some(ending) = queue.and_then(|number| self.endings.table.get_mut(&number))
             && ending.declared < time
         {
             ending.add(reference, &self.messages);
         }
-        self.overflows.published(time, number, reference, &self.messages);
     }
 
-    /// The queue that ends by itself, or is limited, to which messages of this route go, if they go nowhere else.
+    /// The queue that ends by itself to which messages of this route go, if they go nowhere else.
     fn leads_to(&mut self, route: &Route, party: &Party) -> Option<u64> {
         party.vhost.as_ref()?;
         let topology = self.topology(party);
         let reached = topology.routed(&route.exchange, &route.routing_key);
         let [only] = reached.as_slice() else { return None };
         let number = topology.number(only)?;
-        (self.endings.table.contains_key(&number) || self.overflows.contains(number)).then_some(number)
+        self.endings.table.contains_key(&number).then_some(number)
     }
 
     /// A message is back in its queue.
@@ -470,16 +460,13 @@ impl Lifecycles {
     /// A message of a queue was delivered, and nobody knows which.
     pub(super) fn took_unknown(&mut self, connection: ConnectionId, queue: &Name) {
         let party = self.party(connection);
-        if let Some(number) = self.topology(&party).number(queue) {
-            self.endings.remove(number);
-            self.overflows.remove(number);
-        }
+        let number = self.topology(&party).number(queue);
+        number.and_then(|number| self.endings.remove(number));
     }
 
     /// Frames of a connection may have been missed: nothing is said of what they may have done.
     pub(super) fn missed(&mut self, time: Timestamp, connection: ConnectionId) {
         self.endings.missed(time);
-        self.overflows.missed();
         if self.endings.obscure.insert(connection, Obscure::Torn) == Some(Obscure::Torn) {
             return;
         }
@@ -523,9 +510,9 @@ impl Lifecycles {
         }
     }
 
-    /// Whether any queue is known of whose messages [`Lifecycles::may_wait`] has to hear.
+    /// Whether any queue is known that ends by itself.
     pub(super) fn has_endings(&self) -> bool {
-        !self.endings.table.is_empty() || !self.overflows.is_empty()
+        !self.endings.table.is_empty()
     }
 }
 

@@ -19,8 +19,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(1);
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        let expiry = self.expiries.peek().map(|Reverse((time, _))| *time);
-        expiry.into_iter().chain(self.overflows.poll_timeout()).min()
+        self.expiries.peek().map(|Reverse((time, _))| *time)
     }
 
     /// Time has passed.
@@ -32,7 +31,6 @@ impl Lifecycles {
             self.expiries.pop();
             self.expired(time, reference, observer);
         }
-        self.tell_dropped(now, observer);
     }
 
     pub(super) fn expect_expiry(&mut self, time: Timestamp, reference: MessageRef, party: &Party) {

@@ -22,7 +22,6 @@
 //! | delivered with x-death of other queues | any but Acknowledged, in those | DeadLettered there; Dispatched here |
 //! | delivered with x-death of other queues: an application's copy, back in the queue of the original | Created, Confirmed | Retrying, Dispatched |
 //! | queue purged, deleted, or ended by itself | Created, Confirmed, Failed, Retrying, of messages in it | Dropped |
-//! | more messages wait than its queue takes, or newer ones were given out | Created, Confirmed | Dropped, or DeadLettered where the queue's declaration says so |
 //! | its time to live passes | Created, Confirmed | Expired, then DeadLettered where the queue's declaration says so |
 //! | read | Dispatched | Processing; with no-ack Acknowledged at once |
 //! | acknowledged | Dispatched, Processing | Acknowledged |
@@ -41,7 +40,6 @@ mod handed_on;
 mod keys;
 mod message;
 mod messages;
-mod overflow;
 mod party;
 mod publish;
 mod queues;
@@ -62,7 +60,6 @@ use hashbrown::HashMap;
 use channel::{Channel, Held};
 use endings::Endings;
 use messages::{MessageRef, Messages};
-use overflow::Overflows;
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
@@ -111,8 +108,6 @@ pub struct Lifecycles {
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
     /// Queues that end by themselves.
     endings: Endings,
-    /// Queues that drop their oldest messages.
-    overflows: Overflows,
     /// Some connections are not watched: nobody knows what was given to whom on them.
     sampled: bool,
     /// How often bindings were added, from 1 on: what followed them before follows them again.
@@ -170,7 +165,6 @@ impl Lifecycles {
             connections: HashMap::new(),
             topologies: HashMap::new(),
             endings: Endings::default(),
-            overflows: Overflows::default(),
             sampled: false,
             bindings: 1,
             held_bodies: HashMap::new(),
@@ -192,7 +186,6 @@ impl Lifecycles {
     /// Some connections are not watched: from now on nothing is concluded from what was not seen.
     pub fn handle_sampled(&mut self) {
         if !std::mem::replace(&mut self.sampled, true) {
-            self.overflows = Overflows::default();
             self.endings.sampled();
         }
     }

@@ -28,17 +28,17 @@ impl Lifecycles {
         event.attributes.queue = Some(queue);
         observer.event(&event);
         let most = messages.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX));
-        let mut waiting: Vec<MessageRef> = self.messages.active_messages().collect();
-        waiting.retain(|reference| self.waits_in(*reference, queue, &party));
+        let waiting: Vec<MessageRef> = self.messages.active_messages().collect();
         let reason = if deleted { Reason::QueueDeleted } else { Reason::Purged };
-        let limited = self.topology(&party).number(queue).is_some_and(|number| self.overflows.contains(number));
-        // What such a queue did not have any more, it had dropped, the oldest first.
-        let dropped = if limited { waiting.len().saturating_sub(most) } else { 0 };
-        for reference in waiting.drain(..dropped) {
-            self.overflowed(time, reference, queue, observer);
-        }
-        for reference in waiting.into_iter().take(most) {
-            self.emptied(time, reference, queue, reason, &party, observer);
+        let mut gone = 0;
+        for reference in waiting {
+            if gone >= most {
+                break;
+            }
+            if self.waits_in(reference, queue, &party) {
+                self.emptied(time, reference, queue, reason, &party, observer);
+                gone += 1;
+            }
         }
         if deleted {
             self.forget_queue(queue, &party);

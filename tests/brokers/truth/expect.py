@@ -217,15 +217,6 @@ class _Rules:
             "state": "Expired", "reason": "expired", "queue": entry["queue"], "evidence": "inferred", "tag": None,
             "corrects": None, "after": entry["t"]})
 
-    def on_overflowed(self, entry):
-        """Nobody is told either: it follows from how many messages wait, and which of them were given out."""
-        self.waiting[entry["queue"]].pop(entry["key"], None)
-        dead = entry.get("dead")
-        self.out.lines[entry["key"]][entry["queue"]].append({
-            "state": "DeadLettered" if dead else "Dropped", "reason": "maxlen", "queue": entry["queue"],
-            "source": entry["queue"] if dead else None, "destination": dead, "evidence": "inferred", "tag": None,
-            "corrects": None, "after": entry["t"]})
-
     # Settlements
 
     def on_settle(self, entry):

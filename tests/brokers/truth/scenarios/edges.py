@@ -300,38 +300,7 @@ def overflow_drops(s):
     work = channel.queue("work", {"drop": True}, arguments={"x-max-length": 3})
     for n in range(8):
         channel.publish(n, work)
-    for n in range(5):
-        s.log.add("overflowed", key=f"{s.prefix}/{n}", queue=work)
     drain(s, work, 3)
-    channel.client.wait(seconds=1.3)
-
-
-@scenario()
-def overflow_unread(s):
-    """Nobody reads the queue, or its dead letters: the oldest are gone all the same."""
-    channel = s.client().channel()
-    work = channel.queue("work", {"drop": True}, arguments={"x-max-length": 2})
-    dead = channel.queue("dead", {"drop": True})
-    dying = channel.queue("dying", {"dead": dead}, arguments={
-        "x-max-length": 2, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})
-    for n in range(10):
-        channel.publish(n, work if n < 5 else dying)
-    for n in (0, 1, 2, 5, 6, 7):
-        s.log.add("overflowed", key=f"{s.prefix}/{n}", queue=work if n < 5 else dying, dead=None if n < 5 else dead)
-    channel.client.wait(seconds=1.3)
-
-
-@scenario()
-def overflow_by_size(s):
-    """x-max-length-bytes: how many messages these are is not known, but that newer ones were given out first."""
-    channel = s.client().channel()
-    work = channel.queue("work", {"drop": True}, arguments={"x-max-length-bytes": 100})
-    for n in range(6):
-        channel.publish(n, work, body=b"x" * 40 + str(n).encode())
-    for n in range(4):
-        s.log.add("overflowed", key=f"{s.prefix}/{n}", queue=work)
-    drain(s, work, 2)
-    channel.client.wait(seconds=1.3)
 
 
 @scenario()
