@@ -208,7 +208,7 @@ impl Channel {
         end: Position,
         out: &mut Output<'_>,
     ) -> bool {
-        let from = if matches!(method, Method::Publish { .. }) { Peer::Client } else { Peer::Broker };
+        let from = method.content_sender();
         if self.is_amid(from) || !self.can_be_next(method) {
             return false;
         }

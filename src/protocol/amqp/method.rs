@@ -4,6 +4,7 @@
 use super::cursor::{Cursor, Flaw};
 use super::specification::Specification;
 use super::table::Table;
+use crate::protocol::operation::Peer;
 
 /// A method with the arguments that matter, borrowed from its frame.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -192,6 +193,11 @@ impl<'a> Method<'a> {
             _ => cursor.finish()?,
         }
         Ok(method)
+    }
+
+    /// Who sends a content that begins with this method.
+    pub fn content_sender(&self) -> Peer {
+        if matches!(self, Method::Publish { .. }) { Peer::Client } else { Peer::Broker }
     }
 
     /// Reads a sound basic.publish or basic.deliver.

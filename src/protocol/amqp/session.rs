@@ -336,7 +336,7 @@ impl State {
             return false;
         }
         let Some(method) = Method::read_content(content.method) else { return false };
-        let from = if matches!(method, Method::Publish { .. }) { Peer::Client } else { Peer::Broker };
+        let from = method.content_sender();
         if self.peer(flow) != Some(from) {
             return false;
         }
