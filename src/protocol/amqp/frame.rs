@@ -243,7 +243,8 @@ impl Decoder {
     /// Takes a content that was peeked at.
     pub fn take_content(&mut self, content: &Whole<'_>, input: &mut &[u8]) {
         self.advance(input, content.length);
-        self.last_body = (!content.body.is_empty()).then_some(content.channel);
+        // Nothing more of it is to come.
+        self.last_body = None;
     }
 
     /// The next item of a hole: `left` bytes of it are still to be accounted for. `predict` gives the size of the body frame
