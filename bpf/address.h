@@ -18,4 +18,10 @@ static __always_inline void map_ipv4(__u32 *address, __u32 ipv4)
 	address[3] = ipv4;
 }
 
+/* One of 127.0.0.0/8. */
+static __always_inline bool is_loopback4(const __u32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff) && bpf_ntohl(address[3]) >> 24 == 127;
+}
+
 #endif

@@ -16,6 +16,46 @@ static __always_inline bool rules_decide(struct tcp_sock *tp)
 	return control.unmatched == VERDICT_WATCH || broker_port_of(sk->skc_num, bpf_ntohs(sk->skc_dport));
 }
 
+/* Whether nodes of a broker's cluster connect to each other at one of these ports. */
+__noinline int leads_to_node(__u16 local_port, __u16 remote_port)
+{
+	for (__u32 i = 0; i < NODE_PORTS && i < control.node_ports_used; i++) {
+		__u16 port = control.node_ports[i];
+
+		if (port == local_port || port == remote_port)
+			return 1;
+	}
+	return 0;
+}
+
+/* Loopback addresses may differ, as that of the name `localhost` and that of the host's own name do. */
+static __always_inline bool leaves_host(const struct endpoints *e)
+{
+	for (int i = 0; i < 4; i++) {
+		if (e->local[i] != e->remote[i])
+			return !is_loopback4(e->remote);
+	}
+	return false;
+}
+
+/*
+ * Counts a connection between nodes of a broker's cluster. What a node on another host gives to its clients is not seen
+ * here; what a tool on this host asks a node is no reason to think that there is one.
+ */
+static __always_inline void note_node(struct tcp_sock *tp)
+{
+	struct sock_common *sk = &((struct sock *)tp)->__sk_common;
+	struct counters *c;
+	struct endpoints e;
+
+	if (!leads_to_node(sk->skc_num, bpf_ntohs(sk->skc_dport)))
+		return;
+	read_endpoints(tp, &e);
+	c = leaves_host(&e) ? own_counters() : NULL;
+	if (c)
+		__sync_fetch_and_add(&c->node_connections, 1);
+}
+
 static __always_inline struct socket_state *keep(struct sock *sk)
 {
 	struct socket_state *s = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -43,6 +83,7 @@ static __always_inline void established(struct sock *sk, struct tcp_sock *tp, in
 {
 	struct socket_state *s;
 
+	note_node(tp);
 	if (!rules_decide(tp))
 		return;
 	s = keep(sk);
@@ -120,6 +161,7 @@ static __always_inline void found(struct sock *sk, struct tcp_sock *tp, struct t
 {
 	struct socket_state *s;
 
+	note_node(tp);
 	if (!rules_decide(tp))
 		return;
 	s = keep(sk);

@@ -158,6 +158,7 @@ enum reader_state {
 };
 
 #define WATCH_PORTS 64
+#define NODE_PORTS 16
 
 /*
  * The page that userspace writes without a system call, and so without privileges on every kernel. Rules are read by every
@@ -177,7 +178,9 @@ struct control {
 	__u32 watch_ports_used;
 	__u32 ports_decide;		/* a connection without a watched port cannot be of interest: nothing else is looked at */
 	__u16 watch_ports[WATCH_PORTS]; /* of brokers: configured, or of listening sockets found; at either end */
-	__u32 pad3[30];
+	__u32 node_ports_used;
+	__u16 node_ports[NODE_PORTS]; /* at which the nodes of a broker's cluster connect to each other */
+	__u32 pad3[21];
 };
 LAYOUT(control, rules_generation, 0, 4);
 LAYOUT(control, unmatched, 4, 4);
@@ -190,6 +193,8 @@ LAYOUT(control, reader_state, 64, 4);
 LAYOUT(control, watch_ports_used, 128, 4);
 LAYOUT(control, ports_decide, 132, 4);
 LAYOUT(control, watch_ports, 136, 128);
+LAYOUT(control, node_ports_used, 264, 4);
+LAYOUT(control, node_ports, 268, 32);
 LAYOUT_SIZE(control, 384);
 
 /* One per processor, cumulative. The units are in the names. */
@@ -203,7 +208,8 @@ struct counters {
 	__u64 unreadable_packets;
 	__u64 untracked_sockets;
 	__u64 sampled_out_packets;
-	__u64 pad[7]; /* a processor's entry shares no cache line with another's */
+	__u64 node_connections; /* seen between nodes of a broker's cluster on different hosts; one may count several times */
+	__u64 pad[6]; /* a processor's entry shares no cache line with another's */
 };
 LAYOUT(counters, packets, 0, 8);
 LAYOUT(counters, payload_bytes, 8, 8);
@@ -214,6 +220,7 @@ LAYOUT(counters, ring_full_bytes, 40, 8);
 LAYOUT(counters, unreadable_packets, 48, 8);
 LAYOUT(counters, untracked_sockets, 56, 8);
 LAYOUT(counters, sampled_out_packets, 64, 8);
+LAYOUT(counters, node_connections, 72, 8);
 LAYOUT_SIZE(counters, 128);
 
 #endif

@@ -80,8 +80,8 @@ impl Pipeline {
     pub fn handle(&mut self, record: &Record<'_>, observer: &mut dyn Observer) {
         if let Record::Counters(counters) = record {
             self.counters = *counters;
-            if counters.sampled_out_packets > 0 {
-                self.sampled();
+            if counters.sampled_out_packets > 0 || counters.node_connections > 0 {
+                self.unseen();
             }
         }
         if self.operations.first().is_some_and(|first| first.time.plus(LONGEST_WAIT) < record.time()) {
@@ -142,9 +142,10 @@ impl Pipeline {
         stages.into_iter().flatten().min()
     }
 
-    /// Some connections are not watched, or will not be. A recording says so by its counters.
-    pub fn sampled(&mut self) {
-        self.lifecycles.handle_sampled();
+    /// Some of what a broker's clients are given is not seen: connections are left out, or are those of a node on another host.
+    /// A recording says so by its counters.
+    pub fn unseen(&mut self) {
+        self.lifecycles.handle_unseen();
     }
 
     /// The records are all packets of another tool's capture ([`Streams::expect_every_packet`]).

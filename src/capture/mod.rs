@@ -182,4 +182,6 @@ pub struct Counters {
     pub untracked_sockets: u64,
     /// Packets of connections that were left out by connection sampling.
     pub sampled_out_packets: u64,
+    /// Connections between nodes of a broker's cluster of which one is on another host; the same one may count several times.
+    pub node_connections: u64,
 }

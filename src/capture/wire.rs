@@ -112,6 +112,7 @@ pub fn sum_counters(processors: &[u8], time: Timestamp) -> Counters {
             (&mut sum.unreadable_packets, offset_of!(RawCounters, unreadable_packets)),
             (&mut sum.untracked_sockets, offset_of!(RawCounters, untracked_sockets)),
             (&mut sum.sampled_out_packets, offset_of!(RawCounters, sampled_out_packets)),
+            (&mut sum.node_connections, offset_of!(RawCounters, node_connections)),
         ] {
             *total = total.wrapping_add(fields.u64(offset));
         }
@@ -326,7 +327,8 @@ mod layout {
         pub unreadable_packets: u64,
         pub untracked_sockets: u64,
         pub sampled_out_packets: u64,
-        pub pad: [u64; 7],
+        pub node_connections: u64,
+        pub pad: [u64; 6],
     }
 }
 
@@ -409,7 +411,8 @@ mod tests {
                 ring_full_bytes,
                 unreadable_packets,
                 untracked_sockets,
-                sampled_out_packets
+                sampled_out_packets,
+                node_connections
             }
         );
         header.retain(|(name, _), _| name != "control");
@@ -522,7 +525,7 @@ mod tests {
     fn counters_of_all_processors_add_up() {
         let processor: Vec<u8> = (1..=16u64).flat_map(u64::to_ne_bytes).collect();
         let sum = sum_counters(&[&processor[..], &processor[..], &processor[..8]].concat(), Timestamp(5));
-        assert_eq!((sum.packets, sum.captured_bytes, sum.sampled_out_packets), (2, 6, 18));
+        assert_eq!((sum.packets, sum.captured_bytes, sum.sampled_out_packets, sum.node_connections), (2, 6, 18, 20));
     }
 
     proptest::proptest! {

@@ -66,7 +66,11 @@ pub struct Agent {
     /// The stages.
     pub pipeline: Pipeline,
     next_beat: Instant,
+    clustered: bool,
 }
+
+const CLUSTERED: &str = "a broker here is connected to a node on another host: what is given to clients there is not seen, so that \
+    nothing is concluded from what is not seen";
 
 impl Agent {
     /// Attaches the capture and drops every privilege. Nothing after this may need one.
@@ -77,9 +81,9 @@ impl Agent {
         let capture = attach(config)?;
         let mut pipeline = Pipeline::new(limits(config));
         if is_sampled(config) {
-            pipeline.sampled();
+            pipeline.unseen();
         }
-        Ok(Agent { capture, pipeline, next_beat: Instant::now() })
+        Ok(Agent { capture, pipeline, next_beat: Instant::now(), clustered: false })
     }
 
     /// Handles what is in the ring, and what is due. Waits for at most `longest` if there is nothing.
@@ -105,7 +109,11 @@ impl Agent {
 
     fn beat(&mut self, outputs: &mut Outputs) {
         self.next_beat = Instant::now() + HEARTBEAT;
-        let record = Record::Counters(self.capture.counters());
+        let counters = self.capture.counters();
+        if counters.node_connections > 0 && !std::mem::replace(&mut self.clustered, true) {
+            note(LogLevel::Info, &CLUSTERED);
+        }
+        let record = Record::Counters(counters);
         outputs.saw(record.time());
         self.pipeline.handle(&record, outputs);
         self.pipeline.flush(outputs);
@@ -161,7 +169,7 @@ impl Agent {
         }
         self.capture.set_sampling(new.watch.sample_connections)?;
         if is_sampled(new) {
-            self.pipeline.sampled();
+            self.pipeline.unseen();
         }
         Ok(())
     }

@@ -22,6 +22,15 @@ pub struct Broker {
     pub owner: Owner,
 }
 
+/// What a broker listens for at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Port {
+    /// Clients.
+    Clients(u16),
+    /// Other nodes of its cluster.
+    Nodes(u16),
+}
+
 /// The brokers found so far.
 #[derive(Debug, Default)]
 pub(super) struct Brokers {
@@ -36,15 +45,21 @@ impl Brokers {
         &self.found
     }
 
-    /// Looks at a listening socket, reading its process's command line where its executable asks for it. The port to
-    /// watch, if it is a broker's and new.
-    pub(super) fn consider(&mut self, listener: Listener) -> Option<u16> {
+    /// Looks at a listening socket, reading its process's command line where its executable asks for it. Its port, if it is a
+    /// broker's and not known.
+    pub(super) fn consider(&mut self, listener: Listener) -> Option<Port> {
         if listener.owner.executable != ERLANG || self.found.len() >= Self::MOST {
             return None;
         }
         let command_line = fs::read(format!("/proc/{}/cmdline", listener.owner.pid)).unwrap_or_default();
         let port = listener.local.port();
-        if !is_rabbitmq(&command_line) || is_other_port(port, &command_line) {
+        if !is_rabbitmq(&command_line) {
+            return None;
+        }
+        if is_for_nodes(port, &command_line) {
+            return Some(Port::Nodes(port));
+        }
+        if OTHER_PORTS.contains(&port) {
             return None;
         }
         let broker =
@@ -53,8 +68,14 @@ impl Brokers {
         self.found.retain(|known| (known.address, known.netns) != (broker.address, broker.netns));
         let new = self.found.iter().all(|known| known.address.port() != port);
         self.found.push(broker);
-        new.then_some(port)
+        new.then_some(Port::Clients(port))
     }
+}
+
+/// Where the nodes of a RabbitMQ cluster connect to each other, unless configured otherwise: RABBITMQ_DIST_PORT is the AMQP port
+/// and 20000 (rabbitmq.com/docs/networking).
+pub(super) fn usual_node_port(amqp: u16) -> Option<u16> {
+    amqp.checked_add(20_000)
 }
 
 /// The executable of every Erlang node.
@@ -62,22 +83,24 @@ const ERLANG: &str = "beam.smp";
 
 /// What RabbitMQ listens on besides AMQP, unless configured otherwise: epmd, management, MQTT, STOMP, streams, metrics, and
 /// the WebSocket variants (rabbitmq.com/docs/networking).
-const OTHER_PORTS: [u16; 15] =
-    [4369, 15671, 15672, 1883, 8883, 61613, 61614, 5551, 5552, 15674, 15675, 15676, 15691, 15692, 25672];
+const OTHER_PORTS: [u16; 14] =
+    [4369, 15671, 15672, 1883, 8883, 61613, 61614, 5551, 5552, 15674, 15675, 15676, 15691, 15692];
+/// Where its nodes connect to each other.
+const USUAL_NODE_PORT: u16 = 25_672;
 
 fn is_rabbitmq(command_line: &[u8]) -> bool {
     arguments(command_line).any(|argument| memchr::memmem::find(argument, b"rabbit").is_some())
 }
 
 /// Erlang's own distribution: RabbitMQ's start script gives its range as `-kernel inet_dist_listen_min P`, `…_max P`.
-fn is_other_port(port: u16, command_line: &[u8]) -> bool {
+fn is_for_nodes(port: u16, command_line: &[u8]) -> bool {
     let limit = |name: &[u8]| {
         let value = arguments(command_line).skip_while(|argument| *argument != name).nth(1)?;
         std::str::from_utf8(value).ok()?.parse::<u16>().ok()
     };
     let distribution = limit(b"inet_dist_listen_min")
         .is_some_and(|low| (low..=limit(b"inet_dist_listen_max").unwrap_or(low)).contains(&port));
-    distribution || OTHER_PORTS.contains(&port)
+    distribution || port == USUAL_NODE_PORT
 }
 
 fn arguments(command_line: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -96,10 +119,10 @@ mod tests {
         assert!(is_rabbitmq(RABBITMQ));
         assert!(!is_rabbitmq(b"/usr/lib/erlang/erts-13.1.5/bin/beam.smp\0-s\0ejabberd\0"));
         for (port, other) in
-            [(5672, false), (24000, false), (24001, true), (24003, true), (24004, false), (15672, true)]
+            [(5672, false), (24000, false), (24001, true), (24003, true), (24004, false), (15672, false)]
         {
-            assert_eq!(is_other_port(port, RABBITMQ), other, "{port}");
+            assert_eq!(is_for_nodes(port, RABBITMQ), other, "{port}");
         }
-        assert!(is_other_port(25672, b"beam.smp\0-kernel\0inet_dist_listen_min\0nonsense\0"));
+        assert!(is_for_nodes(25672, b"beam.smp\0-kernel\0inet_dist_listen_min\0nonsense\0"));
     }
 }

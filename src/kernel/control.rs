@@ -10,6 +10,8 @@ use super::mapping::{Mapping, page_size};
 
 /// How many ports can be watched (`WATCH_PORTS` in the header).
 pub(super) const WATCH_PORTS: usize = 64;
+/// How many ports of brokers' nodes can be known (`NODE_PORTS` in the header).
+const NODE_PORTS: usize = 16;
 
 /// What the reader is doing: decides whether and when a program wakes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,21 @@ impl Control {
         }
     }
 
+    /// Makes it known that nodes of a broker's cluster connect to each other at this port; false if there is no room.
+    pub(super) fn add_node_port(&self, port: u16) -> bool {
+        let used = self.page.u32(offset_of!(Layout, node_ports_used)).load(Ordering::Relaxed) as usize;
+        let place = |at: usize| self.page.u16(offset_of!(Layout, node_ports) + 2 * at);
+        if (0..used.min(NODE_PORTS)).any(|at| place(at).load(Ordering::Relaxed) == port) {
+            return true;
+        }
+        if used >= NODE_PORTS {
+            return false;
+        }
+        place(used).store(port, Ordering::SeqCst);
+        self.set(offset_of!(Layout, node_ports_used), used as u32 + 1);
+        true
+    }
+
     fn watched(&self) -> Vec<u16> {
         let used = self.page.u32(offset_of!(Layout, watch_ports_used)).load(Ordering::Relaxed) as usize;
         (0..used.min(WATCH_PORTS)).map(|at| self.port(at).load(Ordering::Relaxed)).collect()
@@ -138,7 +155,9 @@ struct Layout {
     watch_ports_used: u32,
     ports_decide: u32,
     watch_ports: [u16; WATCH_PORTS],
-    pad3: [u32; 30],
+    node_ports_used: u32,
+    node_ports: [u16; NODE_PORTS],
+    pad3: [u32; 21],
 }
 
 #[cfg(test)]
@@ -165,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_nodes_are_bounded_and_kept_once() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(page_size() as u64).unwrap();
+        let control = Control::map(file.as_fd()).unwrap();
+        for port in (1..=NODE_PORTS as u16).chain([3, 1]) {
+            assert!(control.add_node_port(port), "{port}");
+        }
+        assert!(!control.add_node_port(9_999), "no room");
+    }
+
+    #[test]
     fn the_layout_is_that_of_the_header() {
         let header = include_str!("../../bpf/event.h");
         for (field, offset) in [
@@ -178,6 +208,7 @@ mod tests {
             ("reader_state", offset_of!(Layout, reader_state)),
             ("watch_ports_used", offset_of!(Layout, watch_ports_used)),
             ("ports_decide", offset_of!(Layout, ports_decide)),
+            ("node_ports_used", offset_of!(Layout, node_ports_used)),
         ] {
             let line = format!("LAYOUT(control, {field}, {offset}, 4);");
             assert!(header.contains(&line), "{line}");
@@ -185,6 +216,8 @@ mod tests {
         assert!(header.contains(&format!("LAYOUT_SIZE(control, {});", Control::BYTES)));
         let ports = format!("LAYOUT(control, watch_ports, {}, {});", offset_of!(Layout, watch_ports), 2 * WATCH_PORTS);
         assert!(header.contains(&ports) && header.contains(&format!("#define WATCH_PORTS {WATCH_PORTS}\n")));
+        let ports = format!("LAYOUT(control, node_ports, {}, {});", offset_of!(Layout, node_ports), 2 * NODE_PORTS);
+        assert!(header.contains(&ports) && header.contains(&format!("#define NODE_PORTS {NODE_PORTS}\n")));
         for (name, value) in [
             ("VERDICT_UNKNOWN", Verdict::Unknown as u32),
             ("VERDICT_WATCH", Verdict::Watch as u32),

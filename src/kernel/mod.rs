@@ -26,7 +26,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::capture::wire::{self, Decoded};
 use crate::capture::{Cookie, Counters, Record};
-use brokers::Brokers;
+use brokers::{Brokers, Port};
 use clock::Clock;
 use control::{Control, Reader};
 use guard::Guard;
@@ -188,8 +188,7 @@ impl Capture {
         self.malformed += malformed;
         for listener in listeners {
             if let Some(port) = self.brokers.consider(listener) {
-                // Without room for it, first bytes still tell.
-                self.refused_ports += u64::from(self.watch_port(port).is_err());
+                self.found(port);
             }
         }
         self.reader.behind = !drained.empty;
@@ -239,7 +238,7 @@ impl Capture {
     /// Watches a broker's port from now on, also on connections that are open. Fails if there is no room for more ports
     /// (64).
     pub fn watch_port(&self, port: u16) -> io::Result<()> {
-        if !self.control.watch_port(port) {
+        if !watch(&self.control, port) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, TOO_MANY_PORTS));
         }
         self.control.next_generation();
@@ -349,8 +348,17 @@ impl Capture {
             }
         });
         for port in ports {
-            self.refused_ports += u64::from(self.watch_port(port).is_err());
+            self.found(port);
         }
+    }
+
+    fn found(&mut self, port: Port) {
+        let kept = match port {
+            // Without room for it, first bytes still tell.
+            Port::Clients(port) => self.watch_port(port).is_ok(),
+            Port::Nodes(port) => self.control.add_node_port(port),
+        };
+        self.refused_ports += u64::from(!kept);
     }
 
     /// Waits for records; false if a signal came instead.
@@ -414,7 +422,7 @@ impl Rules {
 
     fn write(&self, maps: &Maps, control: &Control) -> Result<(), SetupError> {
         let rules = |source| SetupError::Io { what: "writing the rules", source };
-        if !self.ports.iter().all(|port| control.watch_port(*port)) {
+        if !self.ports.iter().all(|port| watch(control, *port)) {
             return Err(SetupError::Option(TOO_MANY_PORTS));
         }
         for id in &self.cgroups {
@@ -466,6 +474,14 @@ fn probe_features(ring_bytes: u32) -> Vec<FeatureState> {
             FeatureState { feature, missing: Loaded::load(&mut storage, &[feature], ring_bytes).err() }
         })
         .collect()
+}
+
+/// Watches a port; false if there is no room. Of more nodes than there is room for, nobody knows where they connect.
+fn watch(control: &Control, port: u16) -> bool {
+    if let Some(nodes) = brokers::usual_node_port(port) {
+        control.add_node_port(nodes);
+    }
+    control.watch_port(port)
 }
 
 fn switch_off(features: &mut [FeatureState], feature: Feature, error: ProgramError) {

@@ -103,7 +103,7 @@ impl Endings {
     }
 
     /// Some connections are not watched: what others than its owner do with a queue is not known.
-    pub fn sampled(&mut self) {
+    pub fn unseen(&mut self) {
         self.table.retain(|_, ending| ending.owner.is_some());
         self.rerouted();
     }

@@ -108,8 +108,8 @@ pub struct Lifecycles {
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
     /// Queues that end by themselves.
     endings: Endings,
-    /// Some connections are not watched: nobody knows what was given to whom on them.
-    sampled: bool,
+    /// Some connections of brokers' clients are not seen: nobody knows what was given to whom on them.
+    unseen: bool,
     /// How often bindings were added, from 1 on: what followed them before follows them again.
     bindings: u32,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
@@ -165,7 +165,7 @@ impl Lifecycles {
             connections: HashMap::new(),
             topologies: HashMap::new(),
             endings: Endings::default(),
-            sampled: false,
+            unseen: false,
             bindings: 1,
             held_bodies: HashMap::new(),
             held_bodies_sweep_at: FIRST_SWEEP,
@@ -183,16 +183,17 @@ impl Lifecycles {
         Statistics { refused_declarations: refused, forgotten_messages, ..self.statistics }
     }
 
-    /// Some connections are not watched: from now on nothing is concluded from what was not seen.
-    pub fn handle_sampled(&mut self) {
-        if !std::mem::replace(&mut self.sampled, true) {
-            self.endings.sampled();
+    /// Some connections of brokers' clients are not watched, or are those of a cluster's node on another host: from now on
+    /// nothing is concluded from what was not seen.
+    pub fn handle_unseen(&mut self) {
+        if !std::mem::replace(&mut self.unseen, true) {
+            self.endings.unseen();
         }
     }
 
     /// Whether everything is seen that this client's broker gives to anybody.
     fn sees_all(&self, party: &Party) -> bool {
-        party.broker_seen && !self.sampled
+        party.broker_seen && !self.unseen
     }
 
     /// Messages whose fate is open.

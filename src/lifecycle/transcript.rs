@@ -171,7 +171,7 @@ impl Stage {
                 return self.withheld.handle_timeout(self.now, &mut self.lines);
             }
             "connect" => return self.connect(&words),
-            "sampled" => return self.machine.handle_sampled(),
+            "unseen" => return self.machine.handle_unseen(),
             "lost" | "closed" => {
                 let connection = ConnectionId(words.plain[1].parse().unwrap());
                 let observer = &mut self.withheld.before(&mut self.lines);

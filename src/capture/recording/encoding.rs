@@ -335,7 +335,7 @@ impl Known {
     }
 }
 
-fn counter_fields(counters: &Counters) -> [u64; 9] {
+fn counter_fields(counters: &Counters) -> [u64; 10] {
     [
         counters.packets,
         counters.payload_bytes,
@@ -346,6 +346,7 @@ fn counter_fields(counters: &Counters) -> [u64; 9] {
         counters.unreadable_packets,
         counters.untracked_sockets,
         counters.sampled_out_packets,
+        counters.node_connections,
     ]
 }
 
@@ -361,6 +362,7 @@ fn counters(time: Timestamp, input: &mut Input<'_>) -> Option<Counters> {
         unreadable_packets: input.number()?,
         untracked_sockets: input.number()?,
         sampled_out_packets: input.number()?,
+        node_connections: input.number()?,
     })
 }
 

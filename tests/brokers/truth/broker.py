@@ -23,16 +23,19 @@ VHOSTS = ("/", "orders")
 
 class Broker:
     """Use as a context manager. `port` is where AMQP is spoken; `counters()` is what the broker itself has counted.
-    `netns` and `listen`: in a network namespace of its own it may listen on more than 127.0.0.1."""
+    `netns` and `listen`: in a network namespace of its own it may listen on more than 127.0.0.1. `address`: and there other
+    nodes find it, if it can be one of a cluster; all of them use the first one's `epmd_port`."""
 
-    def __init__(self, version="3.10", directory=None, counters=True, policies=(), netns=None, listen="127.0.0.1"):
-        assert netns or listen == "127.0.0.1", "nobody but this machine may reach a test's broker"
+    def __init__(self, version="3.10", directory=None, counters=True, policies=(), netns=None, listen="127.0.0.1", address=None,
+                 epmd_port=None):
+        assert netns or (listen, address) == ("127.0.0.1", None), "nobody but this machine may reach a test's broker"
         self.version, self.netns, self.listen = version, netns, listen
         self.directory = pathlib.Path(directory or WORK / f"broker-{version}-{os.getpid()}").resolve()
-        self.port, self.dist_port, self.epmd_port = free_port(), free_port(), free_port()
+        self.port, self.epmd_port, self.address = free_port(), epmd_port or free_port(), address
+        self.dist_port = self.port + 20_000 if address else free_port()
         self.metrics_port = free_port() if counters else None
         self.policies = list(policies)
-        self.node = f"acktrail{self.port}@localhost"
+        self.node = f"acktrail{self.port}@{address or 'localhost'}"
         self.chroot = (WORK / "rabbitmq4").resolve() if version == "4" else None
         self.process = self.epmd = None
 
@@ -51,7 +54,7 @@ class Broker:
     def _run(self):
         with open(self.directory / "out", "ab") as out, self.reach():
             if self.epmd is None:
-                self.epmd = spawn(self._chrooted(["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]),
+                self.epmd = spawn(self._chrooted(["epmd", "-port", str(self.epmd_port), "-address", self.address or "127.0.0.1"]),
                                   env=self._environment(), stdout=out, stderr=out)
             self.process = spawn(self._chrooted([self._sbin("rabbitmq-server")]), env=self._environment(),
                                  stdout=out, stderr=out)
@@ -122,6 +125,9 @@ class Broker:
             (self.directory / part).mkdir(parents=True)
         if self.chroot:
             (self.chroot / "data").mkdir(exist_ok=True)
+        cookie = self.directory / "home" / ".erlang.cookie"
+        cookie.write_text("acktrail's tests")
+        cookie.chmod(0o400)
         (self.directory / "plugins").write_text("[rabbitmq_prometheus].\n" if self.metrics_port else "[].\n")
         lines = [f"load_definitions = {self._data()}/definitions.json", "log.file.level = warning"]
         if self.netns:
@@ -144,14 +150,16 @@ class Broker:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": f"{inside}/home", "LANG": "C.UTF-8",
             "RABBITMQ_NODENAME": self.node, "RABBITMQ_NODE_IP_ADDRESS": self.listen,
             "RABBITMQ_NODE_PORT": str(self.port), "RABBITMQ_DIST_PORT": str(self.dist_port),
-            "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self.epmd_port), "ERL_EPMD_ADDRESS": self.address or "127.0.0.1",
+            "RABBITMQ_USE_LONGNAME": "true" if self.address else "false",
             "ERL_CRASH_DUMP": f"{inside}/erl_crash.dump",
             "RABBITMQ_MNESIA_BASE": f"{inside}/mnesia", "RABBITMQ_LOG_BASE": f"{inside}/log",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{inside}/plugins", "RABBITMQ_CONFIG_FILE": f"{inside}/rabbitmq.conf",
             # The start script then becomes the Erlang node instead of watching it: one process, which ends with this one.
             "RUNNING_UNDER_SYSTEMD": "true",
             # Without it the distribution port listens on every address.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS":
+                f"-kernel inet_dist_use_interface {{{(self.address or '127.0.0.1').replace('.', ',')}}}",
         }
 
     def _sbin(self, name):

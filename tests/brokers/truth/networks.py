@@ -1,5 +1,5 @@
 """The same scenarios over IPv6, IPv4-mapped addresses and between network namespaces: the agent must not notice a difference.
-And a broker that is killed and comes back.
+And a broker that is killed and comes back, and one with a second node.
 
     python -m truth.networks [--broker 3.10|4]
 
@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 
-from . import scenarios  # noqa: F401  (registers them)
+from . import cluster, scenarios  # noqa: F401  (registers them)
 from .agent import Agent
 from .broker import VERSIONS, Broker
 from .disturbed import late
@@ -171,6 +171,7 @@ def run(version, directory, tally):
         # Connections of a namespace that the agent is not in, all older than the agent.
         late(broker, directory, tally, netns=namespaces.broker)
         restarted(broker, directory, tally)
+        cluster.run(namespaces, version, directory, tally)
 
 
 def main():
