@@ -209,7 +209,7 @@ struct counters {
 	__u64 untracked_sockets;
 	__u64 sampled_out_packets;
 	__u64 node_connections; /* seen between nodes of a broker's cluster on different hosts; one may count several times */
-	__u64 pad[6]; /* a processor's entry shares no cache line with another's */
+	__u64 pad[6];		/* a processor's entry shares no cache line with another's */
 };
 LAYOUT(counters, packets, 0, 8);
 LAYOUT(counters, payload_bytes, 8, 8);

@@ -80,9 +80,7 @@ impl Pipeline {
     pub fn handle(&mut self, record: &Record<'_>, observer: &mut dyn Observer) {
         if let Record::Counters(counters) = record {
             self.counters = *counters;
-            if counters.sampled_out_packets > 0 || counters.node_connections > 0 {
-                self.unseen();
-            }
+            self.lifecycles.handle_counters(counters);
         }
         if self.operations.first().is_some_and(|first| first.time.plus(LONGEST_WAIT) < record.time()) {
             self.flush(observer);

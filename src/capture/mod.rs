@@ -162,7 +162,7 @@ pub struct Closed {
 /// The capture's own counters, cumulative since it was attached. Units are in the names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// When they were read.
+    /// When they were read, or, if records from before still came then, a time before these.
     pub time: Timestamp,
     /// Packets with payload that passed watched sockets in a captured direction.
     pub packets: u64,

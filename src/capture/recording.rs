@@ -29,7 +29,7 @@ pub use writer::Writer;
 /// The first bytes of every recording.
 pub const MAGIC: &[u8; 8] = b"acktrail";
 /// The version that this program writes, and the only one it reads.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 1;
 /// No block holds more than this, in bytes, packed or not.
 pub const MAX_BLOCK: usize = 4 << 20;
 /// No segment in a recording holds more than this, in bytes. The kernel's packets stay far below (512 KiB with BIG TCP).

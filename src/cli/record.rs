@@ -43,15 +43,16 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let mut failed = None;
     let mut ending = false;
     while failed.is_none() {
+        // As in `acktrail run`: losses before what they may be the reason for.
+        if next_beat <= Instant::now() {
+            next_beat = Instant::now() + HEARTBEAT;
+            let counters = Record::Counters(capture.counters());
+            failed = recorder.record(&counters).err();
+        }
         let left = end.map_or(HEARTBEAT, |end| end.saturating_duration_since(Instant::now()));
         let polled = capture.poll(left.min(HEARTBEAT), &mut |record| {
             failed = recorder.record(&record).err().or(failed.take());
         })?;
-        if next_beat <= Instant::now() || ending {
-            next_beat = Instant::now() + HEARTBEAT;
-            let counters = Record::Counters(capture.counters());
-            failed = recorder.record(&counters).err().or(failed.take());
-        }
         failed = recorder.commit(now()).err().or(failed.take());
         if ending && !polled.more {
             break;
@@ -59,6 +60,7 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         ending |= signals.stop() || end.is_some_and(|end| end <= Instant::now());
     }
     ready.stopping()?;
+    failed = failed.or_else(|| recorder.record(&Record::Counters(capture.counters())).err());
     if let Some(error) = failed {
         return Err(cannot(error));
     }

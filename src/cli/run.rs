@@ -91,6 +91,10 @@ impl Agent {
     /// # Errors
     /// If the ring cannot be read any more.
     pub fn step(&mut self, outputs: &mut Outputs, longest: Duration) -> Result<bool, Failure> {
+        // First, so that a loss is known before anything is concluded from what the records do not say.
+        if self.next_beat <= Instant::now() {
+            self.beat(outputs);
+        }
         let pipeline = &mut self.pipeline;
         let polled = self.capture.poll(longest, &mut |record| {
             outputs.saw(record.time());
@@ -99,9 +103,6 @@ impl Agent {
         pipeline.flush(outputs);
         if !polled.more {
             pipeline.handle_timeout(now(), outputs);
-        }
-        if self.next_beat <= Instant::now() {
-            self.beat(outputs);
         }
         outputs.poll(&self.pipeline, now(), &self.losses());
         Ok(polled.more)

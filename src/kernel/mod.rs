@@ -26,6 +26,7 @@ use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::capture::wire::{self, Decoded};
 use crate::capture::{Cookie, Counters, Record};
+use crate::time::Timestamp;
 use brokers::{Brokers, Port};
 use clock::Clock;
 use control::{Control, Reader};
@@ -113,6 +114,8 @@ pub struct Capture {
     features: Vec<FeatureState>,
     brokers: Brokers,
     clock: Clock,
+    /// Of the last record handed over.
+    latest: Timestamp,
     reader: ReaderState,
     malformed: u64,
     refused_ports: u64,
@@ -179,13 +182,17 @@ impl Capture {
             return Ok(Polled::default());
         }
         let clock = self.clock.offset();
-        let (mut malformed, mut listeners) = (0, Vec::new());
+        let (mut malformed, mut listeners, mut latest) = (0, Vec::new(), self.latest);
         let drained = self.ring.drain(BATCH, &mut |raw| match wire::decode(raw, clock) {
-            Ok(Decoded::Record(record)) => handle(record),
+            Ok(Decoded::Record(record)) => {
+                latest = record.time();
+                handle(record);
+            }
             Ok(Decoded::Listener(listener)) => listeners.push(listener),
             Err(_) => malformed += 1,
         });
         self.malformed += malformed;
+        self.latest = latest;
         for listener in listeners {
             if let Some(port) = self.brokers.consider(listener) {
                 self.found(port);
@@ -196,9 +203,12 @@ impl Capture {
         Ok(Polled { records: drained.records, more: !drained.empty })
     }
 
-    /// The programs' counters, cumulative, as of now. Reading them is a few loads.
+    /// The programs' counters, cumulative. Their time is now, or that of the last record handed over while others wait. Reading
+    /// them is a few loads.
     pub fn counters(&self) -> Counters {
-        wire::sum_counters(&self.counters.words(self.counters_bytes()), self.clock.now())
+        let now = self.clock.now();
+        let time = if self.ring.waiting() == 0 { now } else { now.min(self.latest) };
+        wire::sum_counters(&self.counters.words(self.counters_bytes()), time)
     }
 
     /// Records that could not be decoded so far. Anything but 0 is a defect.
@@ -305,7 +315,9 @@ impl Capture {
         let bytes =
             (maps.counters.max_entries() as usize * wire::COUNTERS_BYTES).next_multiple_of(mapping::page_size());
         let counters = Mapping::new(maps.counters.as_fd(), 0, bytes, false).map_err(io("mapping the counters"))?;
+        let clock = Clock::new();
         Ok(Capture {
+            latest: clock.now(),
             _links: Vec::new(),
             guard: None,
             ring,
@@ -314,7 +326,7 @@ impl Capture {
             maps,
             features: Vec::new(),
             brokers: Brokers::default(),
-            clock: Clock::new(),
+            clock,
             reader: ReaderState::default(),
             malformed: 0,
             refused_ports: 0,

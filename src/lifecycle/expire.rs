@@ -1,6 +1,6 @@
 //! Messages whose time to live passes while nobody is given them. The broker says nothing of it on any connection, so it is
 //! inferred: from the queue's declaration, the message's own expiration, and from nobody having been given the message,
-//! which only an agent on the broker's host can know.
+//! which only an agent on the broker's host can know, and only while it misses nothing (`unseen.rs`).
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use super::{Lifecycles, emit};
 use crate::names::Name;
 use crate::time::Timestamp;
 
-/// How long after its time a message is given up: a delivery sent just before it may still be on its way through here.
-pub(crate) const GRACE: Duration = Duration::from_secs(1);
+/// How long after its time a message is given up: a delivery sent just before it may still be on its way through here, or the
+/// news that it was lost, which comes with the counters of every second.
+pub(crate) const GRACE: Duration = Duration::from_millis(1500);
 
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.
@@ -69,6 +70,10 @@ impl Lifecycles {
     pub(super) fn expired(&mut self, time: Timestamp, reference: MessageRef, observer: &mut dyn Observer) {
         let Some(publisher) = self.messages.get(reference).and_then(|entry| entry.publisher.clone()) else { return };
         let Some((queue, _)) = self.expiry_of(reference, &publisher) else { return };
+        let created = self.messages.get(reference).and_then(|entry| entry.created.get());
+        if !self.has_seen_all(created, &publisher) {
+            return;
+        }
         let Some(entry) = self.messages.get_mut(reference) else { return };
         if !may_expire(entry) {
             return;

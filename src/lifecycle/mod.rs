@@ -46,6 +46,7 @@ mod queues;
 mod settle;
 mod topology;
 pub mod transition;
+mod unseen;
 pub mod withheld;
 
 #[cfg(test)]
@@ -63,6 +64,7 @@ use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
 use transition::{Event, Evidence, Observer};
+use unseen::Unseen;
 
 use crate::names::Name;
 use crate::protocol::operation::{ChannelId, Observed, Operation, Peer, SessionFacts, Tags};
@@ -108,8 +110,8 @@ pub struct Lifecycles {
     topologies: HashMap<(Option<u16>, Option<Name>), Topology>,
     /// Queues that end by themselves.
     endings: Endings,
-    /// Some connections of brokers' clients are not seen: nobody knows what was given to whom on them.
-    unseen: bool,
+    /// What may have been given to somebody without being seen.
+    unseen: Unseen,
     /// How often bindings were added, from 1 on: what followed them before follows them again.
     bindings: u32,
     /// Messages without an id in a consumer's hands, by [`Message::body`](crate::protocol::operation::Message::body).
@@ -165,7 +167,7 @@ impl Lifecycles {
             connections: HashMap::new(),
             topologies: HashMap::new(),
             endings: Endings::default(),
-            unseen: false,
+            unseen: Unseen::default(),
             bindings: 1,
             held_bodies: HashMap::new(),
             held_bodies_sweep_at: FIRST_SWEEP,
@@ -181,19 +183,6 @@ impl Lifecycles {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
         let forgotten_messages = self.messages.forgotten;
         Statistics { refused_declarations: refused, forgotten_messages, ..self.statistics }
-    }
-
-    /// Some connections of brokers' clients are not watched, or are those of a cluster's node on another host: from now on
-    /// nothing is concluded from what was not seen.
-    pub fn handle_unseen(&mut self) {
-        if !std::mem::replace(&mut self.unseen, true) {
-            self.endings.unseen();
-        }
-    }
-
-    /// Whether everything is seen that this client's broker gives to anybody.
-    fn sees_all(&self, party: &Party) -> bool {
-        party.broker_seen && !self.unseen
     }
 
     /// Messages whose fate is open.
@@ -219,6 +208,7 @@ impl Lifecycles {
         self.drop_unread(connection, time, observer);
         self.exclusive_queues_ended(time, connection, observer);
         self.left(time, connection);
+        self.unseen.left(time, connection);
         self.connections.remove(&connection);
     }
 
@@ -382,15 +372,20 @@ impl Lifecycles {
             }
             Operation::Gap(gap) => {
                 self.missed(time, connection);
+                if gap.from_broker {
+                    self.unseen.hole(time);
+                }
                 self.gap(time, connection, *gap, observer);
             }
             Operation::NotDecoded { protocol } => {
                 self.missed(time, connection);
+                self.unseen.not_decoded(connection);
                 let event = self.event(time, connection, "not_decoded");
                 observer.event(&Event { detail: Some(protocol), ..event });
             }
             Operation::Trouble(trouble) => {
                 self.missed(time, connection);
+                self.unseen.missed(time);
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });
             }

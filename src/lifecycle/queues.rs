@@ -65,7 +65,7 @@ impl Lifecycles {
 
     /// Whether a message is known to be in this queue, and nowhere in a consumer's hands.
     fn waits_in(&mut self, reference: MessageRef, queue: &Name, party: &Party) -> bool {
-        let Some(entry) = self.messages.get(reference).filter(|_| !self.unseen) else { return false };
+        let Some(entry) = self.messages.get(reference).filter(|_| !self.leaves_out()) else { return false };
         if entry.publisher.as_ref().is_some_and(|publisher| !publisher.shares_broker_with(party)) {
             return false;
         }

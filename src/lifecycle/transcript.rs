@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::transition::{Event, Evidence, Observer, Transition};
 use super::withheld::Withheld;
 use super::{Lifecycles, MessageLimits};
-use crate::capture::Owner;
+use crate::capture::{Counters, Owner};
 use crate::names::{Name, Names};
 use crate::protocol::operation::*;
 use crate::stream::{ConnectionId, End, Facts, Flow};
@@ -172,6 +172,11 @@ impl Stage {
             }
             "connect" => return self.connect(&words),
             "unseen" => return self.machine.handle_unseen(),
+            "counters" => {
+                let ring_full_records = words.number("lost").unwrap_or_default();
+                let counters = Counters { time: self.now, ring_full_records, ..Counters::default() };
+                return self.machine.handle_counters(&counters);
+            }
             "lost" | "closed" => {
                 let connection = ConnectionId(words.plain[1].parse().unwrap());
                 let observer = &mut self.withheld.before(&mut self.lines);

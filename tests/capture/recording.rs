@@ -148,8 +148,8 @@ fn record() -> impl Strategy<Value = Owned> {
             .prop_map(move |(time, cookie, from, copied, pid)| small(Record::Read(Read { time, cookie, from, copied, pid }))),
         1 => (time(), cookie(), any::<u32>())
             .prop_map(move |(time, cookie, copied)| small(Record::Closed(Closed { time, cookie, copied }))),
-        1 => (time(), any::<[u64; 10]>()).prop_map(move |(time, values)| {
-            let [packets, payload_bytes, captured_bytes, skipped_bytes, ring_full_records, ring_full_bytes, unreadable_packets, untracked_sockets, sampled_out_packets, node_connections] = values;
+        1 => (time(), any::<[u64; 9]>(), prop_oneof![Just(0), any::<u64>()]).prop_map(move |(time, values, node_connections)| {
+            let [packets, payload_bytes, captured_bytes, skipped_bytes, ring_full_records, ring_full_bytes, unreadable_packets, untracked_sockets, sampled_out_packets] = values;
             small(Record::Counters(Counters { time, packets, payload_bytes, captured_bytes, skipped_bytes, ring_full_records,
                 ring_full_bytes, unreadable_packets, untracked_sockets, sampled_out_packets, node_connections }))
         }),
@@ -295,7 +295,7 @@ fn other_files_and_other_versions_are_named() {
     assert_eq!(name(&[0xd4; 100]), "not a recording of acktrail");
     let (mut file, _) = write(&[], 1);
     file[8] = 9;
-    assert_eq!(name(&file), "a recording of format version 9; this acktrail reads version 2");
+    assert_eq!(name(&file), "a recording of format version 9; this acktrail reads version 1");
     let (mut file, _) = write(&[], 1);
     file.push(0);
     assert!(name(&file).contains("behind the end marker"));

@@ -29,6 +29,9 @@ const LOST: u8 = 64;
 /// Flag of a read: it did not begin where the one before it ended.
 const FROM: u8 = 8;
 
+/// Flag of counters: connections to brokers' nodes on other hosts were seen.
+const NODES: u8 = 8;
+
 /// Flags of a socket.
 const FROM_START: u8 = 8;
 const READS_SEEN: u8 = 64;
@@ -102,9 +105,10 @@ impl Encoder {
                 self.copied(index, closed.copied, out);
             }
             Record::Counters(counters) => {
-                out.push(COUNTERS);
+                let nodes = Some(counters.node_connections).filter(|connections| *connections > 0);
+                out.push(COUNTERS | nodes.map_or(0, |_| NODES));
                 self.time(counters.time, out);
-                counter_fields(counters).into_iter().for_each(|value| put(value, out));
+                counter_fields(counters).into_iter().chain(nodes).for_each(|value| put(value, out));
             }
         }
         Ok(None)
@@ -247,7 +251,11 @@ impl Decoder {
                 let known = self.cookie(&mut input)?;
                 Record::Closed(Closed { time, cookie: Cookie(known.cookie), copied: known.copied(&mut input)? })
             }
-            COUNTERS if flags == COUNTERS => Record::Counters(counters(time, &mut input)?),
+            COUNTERS if flags & !NODES == COUNTERS => {
+                let counters = counters(time, &mut input)?;
+                let node_connections = if flags & NODES == 0 { 0 } else { input.number()? };
+                Record::Counters(Counters { node_connections, ..counters })
+            }
             SOCKET => Record::Socket(self.socket(flags, time, &mut input)?),
             _ => return None,
         };
@@ -335,7 +343,7 @@ impl Known {
     }
 }
 
-fn counter_fields(counters: &Counters) -> [u64; 10] {
+fn counter_fields(counters: &Counters) -> [u64; 9] {
     [
         counters.packets,
         counters.payload_bytes,
@@ -346,7 +354,6 @@ fn counter_fields(counters: &Counters) -> [u64; 10] {
         counters.unreadable_packets,
         counters.untracked_sockets,
         counters.sampled_out_packets,
-        counters.node_connections,
     ]
 }
 
@@ -362,7 +369,7 @@ fn counters(time: Timestamp, input: &mut Input<'_>) -> Option<Counters> {
         unreadable_packets: input.number()?,
         untracked_sockets: input.number()?,
         sampled_out_packets: input.number()?,
-        node_connections: input.number()?,
+        node_connections: 0,
     })
 }
 
