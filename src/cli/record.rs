@@ -16,8 +16,8 @@ use crate::capture::recording::Header;
 use crate::config::LogLevel;
 use crate::recorder::Recorder;
 
-/// Counters are recorded this often.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long it waits at most for something to record.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Records until it is told to end, or the duration is over.
 ///
@@ -39,18 +39,11 @@ pub fn record(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     let mut capture = attach(config)?;
     ready.announce()?;
     let end = config.record.duration.map(|duration| Instant::now() + duration);
-    let mut next_beat = Instant::now();
     let mut failed = None;
     let mut ending = false;
     while failed.is_none() {
-        // As in `acktrail run`: losses before what they may be the reason for.
-        if next_beat <= Instant::now() {
-            next_beat = Instant::now() + HEARTBEAT;
-            let counters = Record::Counters(capture.counters());
-            failed = recorder.record(&counters).err();
-        }
-        let left = end.map_or(HEARTBEAT, |end| end.saturating_duration_since(Instant::now()));
-        let polled = capture.poll(left.min(HEARTBEAT), &mut |record| {
+        let left = end.map_or(LONGEST_WAIT, |end| end.saturating_duration_since(Instant::now()));
+        let polled = capture.poll(left.min(LONGEST_WAIT), &mut |record| {
             failed = recorder.record(&record).err().or(failed.take());
         })?;
         failed = recorder.commit(now()).err().or(failed.take());

@@ -16,7 +16,7 @@ use crate::kernel::{Capture, Options, privileges};
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
-/// How often the kernel's counters are looked at, and deadlines kept while nothing happens.
+/// How long it waits at most, so that deadlines are kept while nothing happens.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long the end may take: what is still in the ring is handled, but not what keeps coming.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -65,7 +65,6 @@ pub struct Agent {
     capture: Capture,
     /// The stages.
     pub pipeline: Pipeline,
-    next_beat: Instant,
     clustered: bool,
 }
 
@@ -83,7 +82,7 @@ impl Agent {
         if is_sampled(config) {
             pipeline.unseen();
         }
-        Ok(Agent { capture, pipeline, next_beat: Instant::now(), clustered: false })
+        Ok(Agent { capture, pipeline, clustered: false })
     }
 
     /// Handles what is in the ring, and what is due. Waits for at most `longest` if there is nothing.
@@ -91,12 +90,14 @@ impl Agent {
     /// # Errors
     /// If the ring cannot be read any more.
     pub fn step(&mut self, outputs: &mut Outputs, longest: Duration) -> Result<bool, Failure> {
-        // First, so that a loss is known before anything is concluded from what the records do not say.
-        if self.next_beat <= Instant::now() {
-            self.beat(outputs);
-        }
-        let pipeline = &mut self.pipeline;
-        let polled = self.capture.poll(longest, &mut |record| {
+        let Agent { capture, pipeline, clustered } = self;
+        let polled = capture.poll(longest, &mut |record| {
+            if let Record::Counters(counters) = &record
+                && counters.node_connections > 0
+                && !std::mem::replace(clustered, true)
+            {
+                note(LogLevel::Info, &CLUSTERED);
+            }
             outputs.saw(record.time());
             pipeline.handle(&record, outputs);
         })?;
@@ -108,18 +109,6 @@ impl Agent {
         Ok(polled.more)
     }
 
-    fn beat(&mut self, outputs: &mut Outputs) {
-        self.next_beat = Instant::now() + HEARTBEAT;
-        let counters = self.capture.counters();
-        if counters.node_connections > 0 && !std::mem::replace(&mut self.clustered, true) {
-            note(LogLevel::Info, &CLUSTERED);
-        }
-        let record = Record::Counters(counters);
-        outputs.saw(record.time());
-        self.pipeline.handle(&record, outputs);
-        self.pipeline.flush(outputs);
-    }
-
     /// Handles what is in the ring at the end, and tells what waited for more.
     ///
     /// # Errors
@@ -127,7 +116,7 @@ impl Agent {
     pub fn drain(&mut self, outputs: &mut Outputs) -> Result<(), Failure> {
         let deadline = Instant::now() + DRAIN;
         while self.step(outputs, Duration::ZERO)? && Instant::now() < deadline {}
-        self.beat(outputs);
+        self.pipeline.handle(&Record::Counters(self.capture.counters()), outputs);
         self.pipeline.finish(outputs);
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
@@ -116,6 +116,7 @@ pub struct Capture {
     clock: Clock,
     /// Of the last record handed over.
     latest: Timestamp,
+    next_counters: Instant,
     reader: ReaderState,
     malformed: u64,
     refused_ports: u64,
@@ -138,6 +139,8 @@ const BATCH: usize = 4096;
 const NAP: Duration = Duration::from_millis(100);
 /// After this many naps for nothing it sleeps until it is woken.
 const NAPS_BEFORE_SLEEP: u32 = 4;
+/// The counters are handed over this often, if [`Capture::poll`] is called as often.
+const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 /// A nap ends early when this part of the ring is filled.
 const WAKE_PART: u32 = 8;
 
@@ -175,10 +178,16 @@ impl Capture {
     }
 
     /// Waits until there are records or `timeout` is over, and hands over at most a few thousand of them. A signal ends the
-    /// wait early. Records that make no sense are counted ([`Capture::malformed`]) and left out.
+    /// wait early. Records that make no sense are counted ([`Capture::malformed`]) and left out. The counters of each second come
+    /// first, so that a loss is known before anything is concluded from what the records do not say.
     pub fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(Record<'_>)) -> io::Result<Polled> {
         self.clock.refresh();
-        if !self.reader.behind && !self.wait(timeout)? {
+        let interrupted = !self.reader.behind && !self.wait(timeout)?;
+        if self.next_counters <= Instant::now() {
+            self.next_counters = Instant::now() + COUNTERS_EVERY;
+            handle(Record::Counters(self.counters()));
+        }
+        if interrupted {
             return Ok(Polled::default());
         }
         let clock = self.clock.offset();
@@ -318,6 +327,7 @@ impl Capture {
         let clock = Clock::new();
         Ok(Capture {
             latest: clock.now(),
+            next_counters: Instant::now(),
             _links: Vec::new(),
             guard: None,
             ring,
