@@ -323,6 +323,10 @@ impl Lifecycles {
         line.previous = previous;
         line.corrects = corrects;
         line.attributes.dead_letter_source = chain.queue.as_ref();
+        if chain.holder.is_none() && matches!(reason, Some(Reason::Rejected | Reason::DeliveryLimit)) {
+            // A consumer's doing, who was not seen. It was not the publisher.
+            emit::without_client(&mut line);
+        }
         observer.transition(&line);
         self.settle_message(reference);
     }

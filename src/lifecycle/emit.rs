@@ -108,6 +108,13 @@ pub(super) fn of_party(party: Option<&Party>) -> Attributes<'_> {
     attributes
 }
 
+/// Makes it a line about what a client did that nobody has seen.
+pub(super) fn without_client(line: &mut Transition<'_>) {
+    line.attributes.client_id = None;
+    line.attributes.client = None;
+    line.attributes.process = None;
+}
+
 fn describe<'a>(attributes: &mut Attributes<'a>, message: &'a Message) {
     attributes.message_id = message.message_id.as_ref();
     attributes.body_size = message.body_size();

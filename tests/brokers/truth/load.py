@@ -1,7 +1,8 @@
-"""A steady load with a truth log, as a process of its own: python -m truth.load PREFIX LOG PORT SECONDS
+"""A steady load with a truth log, as a process of its own: python -m truth.load PREFIX LOG PORT SECONDS SIZE [TTL]
 
 Batches of confirmed publishes to three queues: one consumer acknowledges, one gives every fifth back once, one rejects every
-seventh into a dead-letter queue that is consumed as well. It ends when everything that it published has been settled.
+seventh into a dead-letter queue that is consumed as well. It ends when everything that it published has been settled. TTL: a
+time to live in milliseconds, of what the first two queues hold; no message stays as long.
 """
 
 import pathlib
@@ -21,12 +22,13 @@ REST = 1.4
 class Load:
     """Publisher and consumers on four connections."""
 
-    def __init__(self, stage, size):
+    def __init__(self, stage, size, ttl):
         self.stage, self.size, self.published, self.settled = stage, size, 0, 0
         self.publisher = Client(stage).channel()
         self.publisher.confirms()
         dead = self.publisher.queue("dead", {"drop": True})
-        self.queues = [self.publisher.queue("plain", {"drop": True}), self.publisher.queue("again", {"drop": True}),
+        lives = {"arguments": {"x-message-ttl": ttl}} if ttl else {}
+        self.queues = [self.publisher.queue("plain", {"drop": True}, **lives), self.publisher.queue("again", {"drop": True}, **lives),
                        self.publisher.queue("reject", {"dead": dead}, arguments={
                            "x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead})]
         self.consumers = []
@@ -95,9 +97,9 @@ def number(delivery):
 
 
 def main():
-    prefix, log, port, seconds, size = sys.argv[1:]
+    prefix, log, port, seconds, size, *ttl = sys.argv[1:]
     stage = Stage.joined(Port(int(port)), prefix, pathlib.Path(log))
-    load = Load(stage, int(size))
+    load = Load(stage, int(size), int(*ttl))
     print("running", flush=True)
     load.run(time.monotonic() + float(seconds))
     for channel in [load.publisher, *load.consumers]:
