@@ -57,6 +57,13 @@ impl<'a> Destination<'a> {
         self.parts().iter().any(|part| is_generated(part))
     }
 
+    /// The name as a text of its own, in one allocation.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(self.parts().iter().map(|part| part.len() + 1).sum());
+        self.append_to(&mut text);
+        text
+    }
+
     /// Appends the name.
     pub fn append_to(&self, text: &mut String) {
         for (index, part) in self.parts().iter().enumerate() {
@@ -79,9 +86,13 @@ impl<'a> Destination<'a> {
 
 impl std::fmt::Display for Destination<'_> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = String::new();
-        self.append_to(&mut text);
-        formatter.write_str(&text)
+        for (index, part) in self.parts().iter().enumerate() {
+            if index > 0 {
+                formatter.write_str(":")?;
+            }
+            formatter.write_str(part)?;
+        }
+        Ok(())
     }
 }
 

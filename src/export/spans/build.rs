@@ -16,7 +16,7 @@ pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
     let own = line.attributes.trace;
     let is_publish_line = matches!(line.state, State::Created | State::PublishFailed | State::Returned);
     let process = if is_publish_line { line.attributes.process } else { line.attributes.producer };
-    let mut attributes = Pairs::default();
+    let mut attributes = Pairs::new();
     attributes.operation(line, "publish", "send");
     let name = attributes.destination("publish", line, None);
     attributes.message(line);
@@ -65,7 +65,7 @@ pub(super) fn failed_producer(line: &Transition<'_>) -> Span {
 pub(super) fn consumer(line: &Transition<'_>, important: bool) -> Span {
     let queue = line.attributes.queue;
     let failed = line.state != State::Acknowledged;
-    let mut attributes = Pairs::default();
+    let mut attributes = Pairs::new();
     attributes.operation(line, "process", "process");
     let name = attributes.destination("process", line, queue);
     attributes.message(line);
@@ -104,7 +104,7 @@ pub(super) fn dead_letter(line: &Transition<'_>) -> Span {
     let own = line.attributes.trace;
     let source = line.attributes.dead_letter_source.or(line.attributes.queue);
     let delivery = line.delivery.unwrap_or(0);
-    let mut attributes = Pairs::default();
+    let mut attributes = Pairs::new();
     attributes.operation(line, "dead_letter", "send");
     let mut name = "dead_letter".to_owned();
     if let Some(destination) = line.attributes.dead_letter_destination {
@@ -199,11 +199,17 @@ fn text(name: Option<&Name>) -> &str {
     name.map_or("", |name| &**name)
 }
 
+/// A span has about so many attributes; a list that grows until it has them costs more than all of them.
+const USUAL: usize = 24;
+
 /// Attributes being collected.
-#[derive(Default)]
 struct Pairs(Vec<(&'static Attribute, Value)>);
 
 impl Pairs {
+    fn new() -> Pairs {
+        Pairs(Vec::with_capacity(USUAL))
+    }
+
     fn operation(&mut self, line: &Transition<'_>, name: &'static str, kind: &'static str) {
         self.word(&attribute::SYSTEM, Some(line.attributes.system).filter(|system| !system.is_empty()));
         self.word(&attribute::OPERATION_NAME, Some(name));
@@ -214,9 +220,9 @@ impl Pairs {
     fn destination(&mut self, operation: &str, line: &Transition<'_>, queue: Option<&Name>) -> String {
         let (exchange, routing_key) = (text(line.attributes.exchange), text(line.attributes.routing_key));
         let destination = Destination::new(exchange, routing_key, text(queue));
-        let folded = destination.folded().to_string();
+        let folded = destination.folded().text();
         let name = format!("{operation} {folded}");
-        self.destination_pairs(destination.to_string(), destination.is_generated().then_some(folded));
+        self.destination_pairs(destination.text(), destination.is_generated().then_some(folded));
         name
     }
 
