@@ -102,6 +102,8 @@ pub struct Otlp {
 pub struct Traces {
     /// Which part of the others, 0 to 1, chosen by the message's identity.
     pub ratio: f64,
+    /// Where that is more than so many messages a second, about as many.
+    pub per_second: u64,
     /// From published to settled longer than this is slow.
     pub slow: Duration,
 }
@@ -231,7 +233,7 @@ impl Default for Otlp {
 
 impl Default for Traces {
     fn default() -> Self {
-        Traces { ratio: 0.01, slow: Duration::from_secs(1) }
+        Traces { ratio: 0.01, per_second: 100, slow: Duration::from_secs(1) }
     }
 }
 

@@ -101,7 +101,7 @@ fn a_collector_writes_down_what_the_lifecycle_said() {
     let running = Running::start();
     let config = Config { gzip: true, ..Config::new(&format!("http://{}", running.address)) };
     let otlp = Otlp::start(config).unwrap();
-    let mut spans = Spans::new(Sampling { ratio: 1.0, slow: Duration::from_secs(10) });
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
     let mut metrics = Metrics::new(Timestamp(START));
     let mut truth: BTreeMap<State, u64> = BTreeMap::new();
     let mut observe = |line: &acktrail::lifecycle::transition::Transition<'_>| {

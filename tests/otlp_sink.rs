@@ -128,7 +128,7 @@ fn config(address: SocketAddr) -> Config {
 }
 
 fn scenario() -> (Vec<Span>, Snapshot) {
-    let mut spans = Spans::new(Sampling { ratio: 1.0, slow: Duration::from_secs(10) });
+    let mut spans = Spans::new(Sampling { ratio: 1.0, ..Sampling::default() });
     let mut metrics = Metrics::new(Timestamp(START));
     Scenario::new().tell(&mut |line| {
         spans.transition(line);

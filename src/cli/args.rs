@@ -306,6 +306,10 @@ struct Run {
     #[arg(long, value_name = "RATIO")]
     trace_ratio: Option<String>,
 
+    /// Where that is more than so many messages a second, trace about as many [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    traces_per_second: Option<String>,
+
     /// Trace every message that takes longer than this [default: 1s]
     #[arg(long, value_name = "DURATION")]
     slow: Option<String>,

@@ -72,6 +72,11 @@ pub fn main() -> ExitCode {
 /// The least important level that is said.
 static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 
+/// From now on what is less important than this is not said.
+fn set_level(level: LogLevel) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
 /// Says something to people that is no failure of the command, if it is important enough for the configuration.
 pub fn note(level: LogLevel, message: &dyn fmt::Display) {
     if level as u8 <= LEVEL.load(Ordering::Relaxed) {
@@ -89,7 +94,7 @@ pub fn say(message: &dyn fmt::Display) {
 }
 
 fn execute(invocation: &Invocation) -> Result<ExitCode, Failure> {
-    LEVEL.store(invocation.config.agent.log_level as u8, Ordering::Relaxed);
+    set_level(invocation.config.agent.log_level);
     match &invocation.command {
         Command::Replay(path) => replay::replay(invocation, path),
         #[cfg(feature = "kernel")]

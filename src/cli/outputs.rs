@@ -121,6 +121,17 @@ impl Outputs {
         }
     }
 
+    /// From now on other messages get spans.
+    #[cfg(feature = "kernel")]
+    pub fn set_sampling(&mut self, config: &Config) {
+        #[cfg(feature = "otlp")]
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.set_sampling(config);
+        }
+        #[cfg(not(feature = "otlp"))]
+        let _ = config;
+    }
+
     /// Starts what has threads of its own: the agent's socket, the export. To be called once privileges are dropped, so that
     /// no thread keeps them.
     ///

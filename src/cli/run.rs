@@ -8,7 +8,7 @@ use super::args::Invocation;
 use super::outputs::{Outputs, Pace};
 use super::ready::Ready;
 use super::signals::Signals;
-use super::{Failure, limits, note, say, terminal};
+use super::{Failure, limits, note, say, set_level, terminal};
 use crate::capture::Record;
 use crate::config::{Config, LogLevel};
 use crate::export::summary::Loss;
@@ -39,7 +39,7 @@ pub fn run(invocation: &Invocation) -> Result<ExitCode, Failure> {
         agent.step(&mut outputs, HEARTBEAT)?;
         if signals.take_reload() {
             ready.reloading()?;
-            source = agent.reload(invocation, source);
+            source = agent.reload(invocation, source, &mut outputs);
             ready.reloaded()?;
         }
     }
@@ -129,13 +129,18 @@ impl Agent {
         ]
     }
 
-    /// Reads the configuration again and changes what can be changed while running: ports, cgroups, sampling.
-    fn reload(&mut self, invocation: &Invocation, old: Config) -> Config {
+    /// Reads the configuration again and changes what can be changed while running.
+    fn reload(&mut self, invocation: &Invocation, old: Config, outputs: &mut Outputs) -> Config {
         match invocation.source.load() {
             Ok(new) => {
                 if let Err(error) = self.apply(&old, &new) {
                     say(&format!("the new configuration could not be applied: {error}"));
                     return old;
+                }
+                outputs.set_sampling(&new);
+                set_level(new.agent.log_level);
+                for key in new.changed(&old).filter(|key| !key.reload) {
+                    note(LogLevel::Warn, &format!("{} has changed, which takes effect at the next start", key.name));
                 }
                 note(LogLevel::Info, &"configuration read again");
                 new
@@ -148,6 +153,7 @@ impl Agent {
     }
 
     fn apply(&mut self, old: &Config, new: &Config) -> Result<(), Failure> {
+        self.capture.set_discovery_and_skipping(&options(new))?;
         for port in old.watch.ports.iter().filter(|port| !new.watch.ports.contains(port)) {
             self.capture.unwatch_port(*port)?;
         }

@@ -37,14 +37,22 @@ impl Telemetry {
         to.gzip = config.otlp.gzip;
         to.headers = config.otlp.headers.iter().map(|(key, secret)| (key.clone(), secret.0.clone())).collect();
         let exporter = Otlp::start(to).map_err(Failure)?;
-        let sampling = Sampling { ratio: config.traces.ratio, slow: config.traces.slow };
         Ok(Some(Telemetry {
             metrics: Metrics::new(now),
-            spans: Spans::new(sampling),
+            spans: Spans::new(sampling(config)),
             exporter,
             interval: config.otlp.interval,
             next: Instant::now() + config.otlp.interval,
         }))
+    }
+
+    /// From now on other messages get spans.
+    #[cfg_attr(
+        not(feature = "kernel"),
+        expect(dead_code, reason = "only a running agent exports, and it needs the kernel")
+    )]
+    pub fn set_sampling(&mut self, config: &Config) {
+        self.spans.set_sampling(sampling(config));
     }
 
     /// Hands over what is finished, and metrics when they are due.
@@ -122,4 +130,8 @@ impl Observer for Telemetry {
         self.metrics.event(event);
         self.spans.event(event);
     }
+}
+
+fn sampling(config: &Config) -> Sampling {
+    Sampling { ratio: config.traces.ratio, per_second: config.traces.per_second, slow: config.traces.slow }
 }

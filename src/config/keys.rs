@@ -220,6 +220,16 @@ pub const KEYS: &[Key] = &[
         set: |config, value| put(&mut config.traces.ratio, value.ratio()),
     },
     Key {
+        name: "traces.per_second",
+        option: Some("--traces-per-second"),
+        allowed: "a number, 1 to 1000000",
+        help: "Where the ratio gives more messages a second a trace, a smaller part gets one, about so many. With a ratio of 1, \
+               all of them.",
+        reload: true,
+        get: |config| Some(config.traces.per_second.to_string()),
+        set: |config, value| put(&mut config.traces.per_second, value.count(1, 1_000_000)),
+    },
+    Key {
         name: "traces.slow",
         option: Some("--slow"),
         allowed: "a duration, 1ms to 24h",

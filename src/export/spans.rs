@@ -6,6 +6,7 @@
 
 mod budget;
 mod build;
+mod chance;
 mod ids;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -16,6 +17,7 @@ use hashbrown::DefaultHashBuilder;
 pub use self::ids::{Role, SpanContext, creation_context, span_id, trace_id};
 
 use self::budget::Budget;
+use self::chance::Chance;
 use super::metrics::Value;
 use super::registry::Attribute;
 use super::resource::Resource;
@@ -28,13 +30,15 @@ pub struct Sampling {
     /// The share of messages that get spans whatever becomes of them, 0 to 1. Decided by the trace id, so that every agent
     /// that sees the message decides alike.
     pub ratio: f64,
+    /// Where that is more than so many messages a second, the share shrinks to about as many. A ratio of 1 means all.
+    pub per_second: u64,
     /// A message that took longer than this from Created to Acknowledged gets spans, within [`Spans::BUDGET`].
     pub slow: Duration,
 }
 
 impl Default for Sampling {
     fn default() -> Sampling {
-        Sampling { ratio: 0.01, slow: Duration::from_secs(10) }
+        Sampling { ratio: 0.01, per_second: 100, slow: Duration::from_secs(10) }
     }
 }
 
@@ -81,7 +85,7 @@ pub struct Span {
 /// Listens to the lifecycle and makes spans.
 pub struct Spans {
     sampling: Sampling,
-    threshold: u64,
+    chance: Chance,
     ready: Vec<Span>,
     lost: u64,
     pending: HashMap<u128, Span, DefaultHashBuilder>,
@@ -105,7 +109,7 @@ impl Spans {
     pub fn new(sampling: Sampling) -> Spans {
         Spans {
             sampling,
-            threshold: ids::threshold(sampling.ratio),
+            chance: Chance::new(sampling.ratio, sampling.per_second),
             ready: Vec::new(),
             lost: 0,
             pending: HashMap::default(),
@@ -113,6 +117,12 @@ impl Spans {
             emitted: Recent::default(),
             budget: Budget::new(Self::BUDGET),
         }
+    }
+
+    /// By other rules from now on. A message that is on its way may get a part of its spans.
+    pub fn set_sampling(&mut self, sampling: Sampling) {
+        self.sampling = sampling;
+        self.chance = Chance::new(sampling.ratio, sampling.per_second);
     }
 
     /// Releases what has waited long enough for a confirm.
@@ -217,7 +227,7 @@ impl Spans {
 
 impl Observer for Spans {
     fn transition(&mut self, line: &Transition<'_>) {
-        let sampled = ids::sampled(line, self.threshold);
+        let sampled = self.chance.samples(line);
         match line.state {
             State::Created if sampled && line.reason == Some(Reason::Republished) => {
                 // No confirm is waited for: it would be taken for the original's, whose identity it shares.

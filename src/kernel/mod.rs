@@ -305,6 +305,22 @@ impl Capture {
         self.control.next_generation();
         Ok(())
     }
+
+    /// Discovers more than is named, or no longer, and leaves out the insides of bodies from another size on, as these options
+    /// have it. Brokers that were there before discovery was switched on are found by their connections' first bytes. Without
+    /// effect on what stands elsewhere in the options.
+    pub fn set_discovery_and_skipping(&self, options: &Options) -> Result<(), SetupError> {
+        let rules = Rules::of(options)?;
+        self.control.set_announce_listeners(rules.discover);
+        self.control.set_unmatched(rules.unmatched);
+        // Overrides may have been set since: then ports alone do not decide.
+        if rules.unmatched != Verdict::Ignore {
+            self.control.set_ports_decide(false);
+        }
+        self.control.set_skip_from_bytes(rules.skip_from_bytes);
+        self.control.next_generation();
+        Ok(())
+    }
 }
 
 impl AsFd for Capture {

@@ -1,7 +1,6 @@
 //! Spans: which messages get them, that their links resolve, that their times are true, and that the conventions hold.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use acktrail::export::registry::ATTRIBUTES;
 use acktrail::export::spans::{Sampling, Spans};
@@ -15,7 +14,7 @@ use crate::export_support::scenario::{MS, START, Scenario, hex, message};
 use crate::export_support::{Life, seen_span, transition};
 
 fn spans_of(ratio: f64) -> Vec<SeenSpan> {
-    let mut spans = Spans::new(Sampling { ratio, slow: Duration::from_secs(10) });
+    let mut spans = Spans::new(Sampling { ratio, ..Sampling::default() });
     Scenario::new().tell(&mut |line| spans.transition(line));
     spans.finish();
     assert_eq!(spans.lost(), 0);

@@ -80,12 +80,6 @@ pub(super) fn threshold(ratio: f64) -> u64 {
     rejected as u64
 }
 
-/// Whether a line's message is sampled whatever becomes of it. A line without identity cannot be, because other lines of the
-/// same message could not follow.
-pub(super) fn sampled(line: &Transition<'_>, threshold: u64) -> bool {
-    line.message.is_some_and(|identity| reaches(randomness(line, identity), threshold))
-}
-
 /// The bits of a line's trace id that decide about its sampling.
 pub(super) fn randomness(line: &Transition<'_>, identity: Identity) -> u64 {
     match line.attributes.trace {

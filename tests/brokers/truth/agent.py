@@ -52,6 +52,18 @@ class Agent:
         self.ready_at = time.time_ns()
         return self
 
+    def reload(self, text, answer):
+        """Gives it another configuration; whether it says this of it."""
+        said = len(self.errors.read_text())
+        self._config.write_text(text)
+        self.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if answer in self.errors.read_text()[said:]:
+                return True
+            time.sleep(0.05)
+        return False
+
     def command(self):
         """What is started."""
         lines = ["--jsonl", str(self.lines)] if self.writes_lines else []

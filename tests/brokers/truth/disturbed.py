@@ -1,6 +1,6 @@
 """acktrail disturbed: attached late, killed, stopped with a tiny ring. What it says must be right all the same.
 
-    python -m truth.disturbed [--broker 3.10|4] [--only late|killed|stalled|unread|sampled]
+    python -m truth.disturbed [--broker 3.10|4] [--only late|killed|stalled|unread|sampled|reloaded]
 """
 
 import argparse
@@ -273,6 +273,27 @@ def sampled(broker, directory, tally):
     tally.check(left_out > 100, f"half of the connections: only {left_out} packets were left out")
 
 
+def reloaded(broker, directory, tally):
+    """Its configuration changes while it runs: what can take effect does, the rest is named, a wrong one changes nothing."""
+    with Agent(directory, broker.port, "--summary-interval", "100ms", name="reloaded") as agent:
+        process, log = load(broker, directory, "reloaded-skipping", 2, size=9000)
+        finish(process)
+        tally.check(agent.reload('[capture]\nskip_bodies_from = "never"\n[limits]\nmessages = 6000\n',
+                                 "limits.messages has changed, which takes effect at the next start"), "not told: limits.messages")
+        time.sleep(1.5)
+        before = Seen(agent.lines).summaries[-1]["capture"]
+        process, again = load(broker, directory, "reloaded-copying", 2, size=9000)
+        finish(process)
+        time.sleep(1.5)
+        after = Seen(agent.lines).summaries[-1]["capture"]
+        tally.check(before["skipped_bytes"] > 1_000_000, f"nothing was skipped at first: {before}")
+        tally.check(after["skipped_bytes"] == before["skipped_bytes"], f"still skipped: {before}, then {after}")
+        tally.check(after["captured_bytes"] > before["captured_bytes"] + 1_000_000, f"not copied: {before}, then {after}")
+        tally.check(agent.reload("[limits]\nmessages = 1\n", "the configuration stays as it was"), "a wrong configuration was taken")
+    for one in (log, again):
+        judge(one.name.removesuffix(".id.truth.jsonl"), one, agent.lines, [Window(0)], tally)
+
+
 @contextlib.contextmanager
 def pipe(path):
     """A named pipe instead of a file, opened for reading: its file descriptor."""
@@ -349,7 +370,7 @@ def gone(programs, patience=5):
         time.sleep(0.1)
 
 
-PARTS = {"late": late, "killed": killed, "stalled": stalled, "unread": unread, "sampled": sampled}
+PARTS = {"late": late, "killed": killed, "stalled": stalled, "unread": unread, "sampled": sampled, "reloaded": reloaded}
 
 
 def main():
