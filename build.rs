@@ -20,7 +20,8 @@ mod bpf {
     pub fn build() {
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let architecture = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets CARGO_CFG_TARGET_ARCH");
-        let headers = Path::new(env!("CARGO_MANIFEST_DIR")).join("vmlinux").join(&architecture);
+        let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+        let headers = root.join("vmlinux").join(&architecture);
         assert!(headers.join("vmlinux.h").exists(), "no vmlinux.h for {architecture}: see vmlinux/README.md");
         for input in ["bpf", "vmlinux"] {
             println!("cargo:rerun-if-changed={input}");
