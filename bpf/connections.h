@@ -16,9 +16,18 @@ static __always_inline bool rules_decide(struct tcp_sock *tp)
 	return control.unmatched == VERDICT_WATCH || broker_port_of(sk->skc_num, bpf_ntohs(sk->skc_dport));
 }
 
+/* Unless configured otherwise, RabbitMQ's nodes connect to each other at the AMQP port and this (rabbitmq.com/docs/networking). */
+#define NODE_PORT_DISTANCE 20000
+
 /* Whether nodes of a broker's cluster connect to each other at one of these ports. */
 __noinline int leads_to_node(__u16 local_port, __u16 remote_port)
 {
+	for (__u32 i = 0; i < WATCH_PORTS && i < control.watch_ports_used; i++) {
+		__u32 port = control.watch_ports[i] + NODE_PORT_DISTANCE;
+
+		if (port == local_port || port == remote_port)
+			return 1;
+	}
 	for (__u32 i = 0; i < NODE_PORTS && i < control.node_ports_used; i++) {
 		__u16 port = control.node_ports[i];
 

@@ -179,7 +179,7 @@ struct control {
 	__u32 ports_decide;		/* a connection without a watched port cannot be of interest: nothing else is looked at */
 	__u16 watch_ports[WATCH_PORTS]; /* of brokers: configured, or of listening sockets found; at either end */
 	__u32 node_ports_used;
-	__u16 node_ports[NODE_PORTS]; /* at which the nodes of a broker's cluster connect to each other */
+	__u16 node_ports[NODE_PORTS]; /* where nodes of a cluster connect to each other, as a broker's process says */
 	__u32 pad3[21];
 };
 LAYOUT(control, rules_generation, 0, 4);

@@ -84,18 +84,6 @@ impl<'a> Destination<'a> {
     }
 }
 
-impl std::fmt::Display for Destination<'_> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, part) in self.parts().iter().enumerate() {
-            if index > 0 {
-                formatter.write_str(":")?;
-            }
-            formatter.write_str(part)?;
-        }
-        Ok(())
-    }
-}
-
 /// [`GENERATED`] for a generated name, else the name itself.
 pub fn fold(name: &str) -> &str {
     if is_generated(name) { GENERATED } else { name }
@@ -134,7 +122,7 @@ mod tests {
     #[test]
     fn names_follow_the_conventions_table() {
         let check = |exchange, routing_key, queue, expected: &str| {
-            assert_eq!(Destination::new(exchange, routing_key, queue).to_string(), expected);
+            assert_eq!(Destination::new(exchange, routing_key, queue).text(), expected);
         };
         // Producers.
         check("orders", "eu.new", "", "orders:eu.new");
@@ -153,8 +141,8 @@ mod tests {
     fn generated_names_fold() {
         let generated = Destination::new("", "amq.gen-Xa1", "amq.gen-Xa1");
         assert!(generated.is_generated());
-        assert_eq!(generated.folded().to_string(), GENERATED);
-        assert_eq!(Destination::new("rpc", "k", "amq.gen-1").folded().to_string(), "rpc:k:amq.gen-*");
+        assert_eq!(generated.folded().text(), GENERATED);
+        assert_eq!(Destination::new("rpc", "k", "amq.gen-1").folded().text(), "rpc:k:amq.gen-*");
         assert!(is_generated("amq.rabbitmq.reply-to.g1h2AA5yZXBseUA"));
         for kept in ["amq.direct", "alpha", "spring", ""] {
             assert_eq!(fold(kept), kept);

@@ -72,12 +72,6 @@ impl Brokers {
     }
 }
 
-/// Where the nodes of a RabbitMQ cluster connect to each other, unless configured otherwise: RABBITMQ_DIST_PORT is the AMQP port
-/// and 20000 (rabbitmq.com/docs/networking).
-pub(super) fn usual_node_port(amqp: u16) -> Option<u16> {
-    amqp.checked_add(20_000)
-}
-
 /// The executable of every Erlang node.
 const ERLANG: &str = "beam.smp";
 

@@ -257,7 +257,7 @@ impl Capture {
     /// Watches a broker's port from now on, also on connections that are open. Fails if there is no room for more ports
     /// (64).
     pub fn watch_port(&self, port: u16) -> io::Result<()> {
-        if !watch(&self.control, port) {
+        if !self.control.watch_port(port) {
             return Err(io::Error::new(io::ErrorKind::StorageFull, TOO_MANY_PORTS));
         }
         self.control.next_generation();
@@ -460,7 +460,7 @@ impl Rules {
 
     fn write(&self, maps: &Maps, control: &Control) -> Result<(), SetupError> {
         let rules = |source| SetupError::Io { what: "writing the rules", source };
-        if !self.ports.iter().all(|port| watch(control, *port)) {
+        if !self.ports.iter().all(|port| control.watch_port(*port)) {
             return Err(SetupError::Option(TOO_MANY_PORTS));
         }
         for id in &self.cgroups {
@@ -512,14 +512,6 @@ fn probe_features(ring_bytes: u32) -> Vec<FeatureState> {
             FeatureState { feature, missing: Loaded::load(&mut storage, &[feature], ring_bytes).err() }
         })
         .collect()
-}
-
-/// Watches a port; false if there is no room. Of more nodes than there is room for, nobody knows where they connect.
-fn watch(control: &Control, port: u16) -> bool {
-    if let Some(nodes) = brokers::usual_node_port(port) {
-        control.add_node_port(nodes);
-    }
-    control.watch_port(port)
 }
 
 fn switch_off(features: &mut [FeatureState], feature: Feature, error: ProgramError) {

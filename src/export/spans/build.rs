@@ -30,7 +30,7 @@ pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
     let links = (own.is_some() || is_copy).then(|| creation_context(identity, own));
     let mut context = publish_context(identity, own);
     if is_copy {
-        let destination = Destination::of(&line.attributes).map(|destination| destination.to_string());
+        let destination = Destination::of(&line.attributes).map(|destination| destination.text());
         context.span_id = span_id(identity, Role::Republish, &destination.unwrap_or_default(), 0);
     }
     Span {

@@ -73,26 +73,14 @@ impl Chance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::transition::{Attributes, Evidence, Timings};
     use crate::protocol::operation::Identity;
 
     fn line(state: State, number: u64, created: u64) -> Transition<'static> {
         let identity = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-        Transition {
-            time: Timestamp(created),
-            state,
-            previous: None,
-            evidence: Evidence::Observed,
-            ambiguous: false,
-            corrects: None,
-            reason: None,
-            awaits: None,
-            count: 1,
-            message: Some(Identity(identity)),
-            delivery: None,
-            attributes: Attributes::default(),
-            timings: Timings { created: Some(Timestamp(created)), ..Timings::default() },
-        }
+        let mut line = Transition::new(Timestamp(created), state);
+        line.message = Some(Identity(identity));
+        line.timings.created = Some(line.time);
+        line
     }
 
     /// Messages of one second that get a trace.
