@@ -116,7 +116,9 @@ impl Agent {
     pub fn drain(&mut self, outputs: &mut Outputs) -> Result<(), Failure> {
         let deadline = Instant::now() + DRAIN;
         while self.step(outputs, Duration::ZERO)? && Instant::now() < deadline {}
-        self.pipeline.handle(&Record::Counters(self.capture.counters()), outputs);
+        let counters = Record::Counters(self.capture.counters());
+        outputs.saw(counters.time());
+        self.pipeline.handle(&counters, outputs);
         self.pipeline.finish(outputs);
         Ok(())
     }
