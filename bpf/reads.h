@@ -9,10 +9,16 @@
 
 #include "socket.h"
 
-/* Whether all that was read since the last report are confirms: publishers read them, and nobody asks when. */
+/*
+ * Whether all that was read since the last report are confirms: publishers read them, and nobody asks when. Distances from
+ * confirms_from, as sequence numbers have no order of their own: where no confirm came, both ends are 0, and nothing lies between.
+ */
 static __always_inline bool only_confirms(struct socket_state *s, __u32 copied)
 {
-	return (__s32)(s->reported_copied - s->confirms_from) >= 0 && (__s32)(s->confirms_to - copied) >= 0;
+	__u32 read_from = s->reported_copied - s->confirms_from;
+	__u32 read_to = copied - s->confirms_from;
+
+	return read_from < read_to && read_to <= s->confirms_to - s->confirms_from;
 }
 
 /* Each record says where its read began, so that the one behind a lost one tells which bytes that one had taken. */
