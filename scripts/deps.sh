@@ -13,6 +13,8 @@ cd "$(dirname "$0")/.."
 work=${ACKTRAIL_WORK:-$PWD/.work}
 level=${1:-test}
 perftest_version=2.22.1
+# Kafka's message definitions: the last release of each line that still has versions which the later ones dropped, and the newest.
+kafka_definitions="2.8.2 3.9.2 4.3.1 4.4.0"
 rust_needed=1.88.0 rust_version=1.95.0 rustup_version=1.28.2
 go_needed=1.26.0 go_version=1.26.8
 export PATH=$work/rust/bin:$work/go/bin:$PATH
@@ -65,6 +67,8 @@ tests() {
     step rabbitmq4 "RabbitMQ 4 of Debian trixie, in a chroot" 1 "$work/rabbitmq4/usr/sbin/rabbitmq-server" make_rabbitmq4
     step perftest "PerfTest $perftest_version and the Java client" "$perftest_version" \
         "$work/perftest/perf-test-$perftest_version.jar" make_perftest
+    step kafka-definitions "Kafka's message definitions, $kafka_definitions" "$kafka_definitions" \
+        "$work/kafka-definitions/${kafka_definitions##* }/common/message/ProduceRequest.json" make_kafka_definitions
     step java-client "truth client, Java" "$(fingerprint tests/brokers/clients/java)" \
         "$work/clients/java/TruthClient.class" make_java
     step go-client "truth client, Go" "$(fingerprint tests/brokers/clients/go)" "$work/clients/truth-go" make_go
@@ -122,6 +126,18 @@ make_perftest() {
 </dependencies></project>
 POM
     (cd "$work/perftest" && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=.)
+}
+
+# Each release's kafka-clients, the definitions inside of it, and what its classes cannot be loaded without.
+make_kafka_definitions() {
+    local folder=$work/kafka-definitions copy="mvn -q -B dependency:copy" version
+    rm -rf "$folder" && mkdir -p "$folder"
+    $copy -Dartifact=org.slf4j:slf4j-api:1.7.36 -DoutputDirectory="$folder" -Dmdep.stripVersion
+    for version in $kafka_definitions; do
+        $copy -Dartifact="org.apache.kafka:kafka-clients:$version" -DoutputDirectory="$folder"
+        mkdir "$folder/$version"
+        (cd "$folder/$version" && jar xf "../kafka-clients-$version.jar" common/message)
+    done
 }
 
 make_java() {

@@ -67,6 +67,7 @@ everything() {
     lint
     step core cargo test --locked --no-fail-fast --no-default-features
     step all-features env PROPERTY_FACTOR=4 cargo test --locked --no-fail-fast
+    step kafka-layouts cargo test --locked --test kafka_layouts -- --ignored
     if [ "$(id -u)" = 0 ]; then
         step kernel cargo test --locked --test kernel -- --ignored --test-threads=1
     else

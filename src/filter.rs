@@ -20,7 +20,7 @@ mod subject;
 use std::fmt;
 use std::time::Duration;
 
-use crate::lifecycle::transition::{Event, Reason, State, Transition};
+use crate::lifecycle::transition::{Event, State, Transition};
 use crate::units::{show_duration, show_size};
 
 use glob::Glob;
@@ -148,6 +148,8 @@ keys! {
     Settlement Word "settlement": "explicit, multiple or automatic";
     Event Text "event": "name of an event that is no message state, such as channel_closed";
     Queue Text "queue": "queue of a delivery, settlement or dead letter";
+    Topic Text "topic": "topic of a log";
+    Group Text "group": "consumer group";
     Exchange Text "exchange": "exchange; the default exchange is \"\"";
     RoutingKey Text "key" | "routing_key": "routing key";
     Vhost Text "vhost": "virtual host";
@@ -164,9 +166,11 @@ keys! {
     Operation Text "operation": "the wire's own word: publish, deliver, ack, …";
     Error Text "error": "the broker's error text";
     Pid Number "pid": "process id of the application on this host";
-    Delivery Number "delivery": "1 for the first delivery of a message in a queue";
+    Delivery Number "delivery": "1 for the first delivery of a message in a queue or group";
     Count Number "count": "how many messages the line speaks of";
     Tag Number "tag": "delivery tag";
+    Partition Number "partition": "partition of a topic";
+    Offset Number "offset": "first offset of the range that the line speaks of";
     Code Number "code": "the broker's reply code, such as 406";
     Size Size "size": "body size";
     Latency Duration "latency": "time since the message's previous step";
@@ -195,26 +199,6 @@ pub fn latency(transition: &Transition<'_>) -> Option<Duration> {
     };
     before.map(|before| transition.time.since(before))
 }
-
-/// Every reason that a filter can ask for.
-const REASONS: [Reason; 16] = [
-    Reason::Rejected,
-    Reason::Requeued,
-    Reason::Recovered,
-    Reason::Expired,
-    Reason::Maxlen,
-    Reason::DeliveryLimit,
-    Reason::ConnectionLost,
-    Reason::ChannelClosed,
-    Reason::Unroutable,
-    Reason::Refused,
-    Reason::ExchangeRefused,
-    Reason::RetryTopic,
-    Reason::Republished,
-    Reason::QueueDeleted,
-    Reason::Purged,
-    Reason::AckTimeout,
-];
 
 #[derive(Clone, Debug, PartialEq)]
 enum Expression {

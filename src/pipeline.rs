@@ -265,7 +265,11 @@ impl Pipeline {
             unmatched_confirms,
             refused_declarations,
         } = self.lifecycles.statistics();
+        let logs = self.lifecycles.log_statistics();
         losses.extend([
+            loss("lifecycle", "evicted_batches", logs.evicted_batches, "batch"),
+            loss("lifecycle", "unmatched_answers", logs.unmatched_answers, "answer"),
+            loss("lifecycle", "refused_partitions", logs.refused_partitions, "partition"),
             loss("lifecycle", "evicted", evicted_messages, "message"),
             loss("lifecycle", "fate_unknown", unknown_fates, "delivery"),
             loss("lifecycle", "lost_deliveries", lost_deliveries, "delivery"),

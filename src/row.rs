@@ -25,7 +25,7 @@ pub struct Row {
     pub inferred: bool,
     /// Twins were matched first in, first out.
     pub ambiguous: bool,
-    /// The queue, or `exchange:routing key` where no queue is known.
+    /// The queue, or `exchange:routing key` where no queue is known; of a log `topic/partition first-last group`.
     pub place: String,
     /// message-id.
     pub message_id: Option<String>,
@@ -131,6 +131,9 @@ fn latency_shown(transition: &Transition<'_>) -> Option<u64> {
 }
 
 fn place(attributes: &Attributes<'_>) -> String {
+    if let Some(topic) = attributes.topic {
+        return of_log(topic, attributes);
+    }
     if let Some(queue) = attributes.queue {
         return queue.to_string();
     }
@@ -140,6 +143,24 @@ fn place(attributes: &Attributes<'_>) -> String {
         (None, Some(key)) => format!(":{key}"),
         (None, None) => attributes.dead_letter_source.map(Name::to_string).unwrap_or_default(),
     }
+}
+
+/// `topic/partition first-last group`.
+fn of_log(topic: &Name, attributes: &Attributes<'_>) -> String {
+    let mut text = topic.to_string();
+    // Writing to a string cannot fail.
+    if let Some(partition) = attributes.partition {
+        let _ = write!(text, "/{partition}");
+    }
+    match attributes.offsets {
+        Some((first, last)) if first == last => drop(write!(text, " {first}")),
+        Some((first, last)) => drop(write!(text, " {first}-{last}")),
+        None => {}
+    }
+    if let Some(group) = attributes.group {
+        let _ = write!(text, " {group}");
+    }
+    text
 }
 
 fn error(attributes: &Attributes<'_>) -> Option<String> {

@@ -1,4 +1,4 @@
-//! `messaging.destination.name` and `messaging.operation.type` by the semantic conventions' rules for RabbitMQ.
+//! `messaging.destination.name` and `messaging.operation.type` by the semantic conventions' rules for RabbitMQ and Kafka.
 
 use crate::lifecycle::transition::{Attributes, State};
 
@@ -35,6 +35,9 @@ impl<'a> Destination<'a> {
 
     /// Of a line's attributes; `None` where the line speaks of no destination.
     pub fn of(attributes: &Attributes<'a>) -> Option<Destination<'a>> {
+        if let Some(topic) = attributes.topic {
+            return Some(Destination::new("", topic, ""));
+        }
         if attributes.exchange.is_none() && attributes.routing_key.is_none() && attributes.queue.is_none() {
             return None;
         }
@@ -109,8 +112,8 @@ pub fn operation_type(state: Option<State>, operation: Option<&str>) -> Option<&
     match operation {
         "publish" | "confirm" | "return" => Some("send"),
         "deliver" | "process" => Some("process"),
-        "get" => Some("receive"),
-        "ack" | "nack" | "reject" | "recover" => Some("settle"),
+        "get" | "poll" => Some("receive"),
+        "ack" | "nack" | "reject" | "recover" | "commit" | "acknowledge" => Some("settle"),
         _ => None,
     }
 }

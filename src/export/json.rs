@@ -146,6 +146,12 @@ fn attributes(attributes: &Attributes<'_>, state: Option<State>, out: &mut Vec<u
     object.text(&attribute::EXCHANGE, attributes.exchange.map(|name| &**name));
     object.text(&attribute::VHOST, attributes.vhost.map(|name| &**name));
     object.text(&attribute::QUEUE, attributes.queue.map(|name| &**name));
+    object.text(&attribute::GROUP, attributes.group.map(|name| &**name));
+    object.partition(attributes.partition);
+    if let Some((first, last)) = attributes.offsets {
+        object.number(&attribute::OFFSET, u64::try_from(first).ok());
+        object.number(&attribute::OFFSET_LAST, u64::try_from(last).ok());
+    }
     object.text(&attribute::CONSUMER_TAG, attributes.consumer_tag.map(|name| &**name));
     object.number(&attribute::STREAM_OFFSET, attributes.stream_offset);
     object.boolean(&attribute::REDELIVERED, attributes.redelivered);
@@ -207,13 +213,24 @@ impl Object<'_> {
     }
 
     /// `error.type` is a string in the conventions, so the broker's code is written as one.
-    fn error_type(&mut self, code: Option<u16>) {
-        if let Some(code) = code {
-            self.key(&attribute::ERROR_TYPE);
-            self.out.push(b'"');
-            number(u64::from(code), self.out);
-            self.out.extend_from_slice(b"\",");
+    fn error_type(&mut self, code: Option<i32>) {
+        self.signed_text(&attribute::ERROR_TYPE, code);
+    }
+
+    /// In the conventions it is text.
+    fn partition(&mut self, partition: Option<i32>) {
+        self.signed_text(&attribute::PARTITION, partition);
+    }
+
+    fn signed_text(&mut self, attribute: &Attribute, value: Option<i32>) {
+        let Some(value) = value else { return };
+        self.key(attribute);
+        self.out.push(b'"');
+        if value < 0 {
+            self.out.push(b'-');
         }
+        number(u64::from(value.unsigned_abs()), self.out);
+        self.out.extend_from_slice(b"\",");
     }
 
     fn destination(&mut self, destination: Option<Destination<'_>>) {

@@ -47,7 +47,7 @@ pub struct Route {
     pub destination: Name,
     /// A part of the destination's name was generated, and folded.
     pub generated: bool,
-    /// The queue, folded; `None` for what happens before any queue.
+    /// The queue, folded, or the consumer group; `None` for what happens before any, or without.
     pub queue: Option<Name>,
 }
 
@@ -108,7 +108,8 @@ impl Routes {
         }
         let route = self.look_up(attributes, retired);
         if let Some(cached) = self.cache.get_mut(slot) {
-            let names = [attributes.exchange, attributes.routing_key, attributes.queue, attributes.vhost];
+            let routing_key = attributes.routing_key.or(attributes.topic);
+            let names = [attributes.exchange, routing_key, attributes.queue_or_group(), attributes.vhost];
             *cached = Cached { addresses, _held: names.map(|name| name.cloned()), route };
         }
         self.used(route);
@@ -168,7 +169,9 @@ impl Routes {
         if crowded || self.by_route.len() >= Self::ROUTES {
             self.folded += 1;
             // The default exchange's scope is the routing key itself, which stays.
-            if !(parts.queue.is_empty() && parts.exchange.is_empty()) {
+            if parts.is_log() {
+                parts.queue = if parts.queue.is_empty() { "" } else { OTHER };
+            } else if !(parts.queue.is_empty() && parts.exchange.is_empty()) {
                 parts.routing_key = OTHER;
             }
         }
@@ -308,8 +311,8 @@ impl Addresses {
         Addresses([
             attributes.system.as_ptr().addr(),
             address(attributes.exchange),
-            address(attributes.routing_key),
-            address(attributes.queue),
+            address(attributes.routing_key.or(attributes.topic)),
+            address(attributes.queue_or_group()),
             address(attributes.vhost),
         ])
     }
@@ -358,17 +361,26 @@ impl<'a> Parts<'a> {
             system: attributes.system,
             vhost: attributes.vhost.map(|name| &**name),
             exchange: text(attributes.exchange),
-            routing_key: text(attributes.routing_key),
-            queue: text(attributes.queue),
+            routing_key: text(attributes.routing_key.or(attributes.topic)),
+            queue: text(attributes.queue_or_group()),
         }
     }
 
     fn destination(&self) -> Destination<'a> {
+        if self.is_log() {
+            return Destination::new("", self.routing_key, "");
+        }
         Destination::new(self.exchange, self.routing_key, self.queue)
+    }
+
+    /// A topic has no place in its groups' names: they are apart.
+    fn is_log(&self) -> bool {
+        self.system == crate::lifecycle::KAFKA
     }
 
     fn scope(&self) -> ScopeKey<'a> {
         let (kind, name) = match (self.queue, self.exchange) {
+            _ if self.is_log() => (3, self.routing_key),
             ("", "") => (0, self.routing_key),
             ("", exchange) => (1, exchange),
             (queue, _) => (2, queue),
@@ -407,7 +419,7 @@ impl Route {
     }
 }
 
-/// A queue, or before any queue an exchange, or a routing key of the default exchange (which is a queue's name).
+/// A queue, or before any queue an exchange, or a routing key of the default exchange (which is a queue's name); a topic.
 #[derive(PartialEq, Eq, Hash)]
 struct ScopeKey<'a> {
     system: &'static str,

@@ -227,6 +227,10 @@ impl Spans {
 
 impl Observer for Spans {
     fn transition(&mut self, line: &Transition<'_>) {
+        // A range of a log is no message: it has no identity that a trace could have.
+        if line.attributes.topic.is_some() {
+            return;
+        }
         let sampled = self.chance.samples(line);
         match line.state {
             State::Created if sampled && line.reason == Some(Reason::Republished) => {

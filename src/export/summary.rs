@@ -332,8 +332,9 @@ fn list<T>(items: &[T], out: &mut Vec<u8>, mut write: impl FnMut(&T, &mut Vec<u8
 fn total_object(total: &Total, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"system\":");
     json::string(total.system, out);
+    let queue = if total.system == crate::lifecycle::KAFKA { "group" } else { "queue" };
     let names =
-        [("vhost", total.vhost.as_ref()), ("destination", Some(&total.destination)), ("queue", total.queue.as_ref())];
+        [("vhost", total.vhost.as_ref()), ("destination", Some(&total.destination)), (queue, total.queue.as_ref())];
     for (key, name) in names.into_iter().filter_map(|(key, name)| Some((key, name?))) {
         out.push(b',');
         json::string(key, out);

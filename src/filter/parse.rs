@@ -1,11 +1,11 @@
 //! From text to expression, by recursive descent of bounded depth.
 
-use crate::lifecycle::transition::{Evidence, Settlement, State};
+use crate::lifecycle::transition::{Evidence, Reason, Settlement, State};
 use crate::suggest;
 use crate::units::{parse_duration, parse_size};
 
 use super::glob::Glob;
-use super::{Comparison, Expression, Field, Filter, FilterError, KEYS, Key, Kind, REASONS, Term, Test};
+use super::{Comparison, Expression, Field, Filter, FilterError, KEYS, Key, Kind, Term, Test};
 
 /// Reads the whole text; `None` where it is empty.
 pub(super) fn parse(text: &str) -> Result<Option<Expression>, FilterError> {
@@ -309,7 +309,7 @@ fn word(key: &Key, value: &str, position: usize) -> Result<Glob, FilterError> {
 
 fn names(field: Field) -> Vec<&'static str> {
     match field {
-        Field::Reason => REASONS.map(|reason| reason.name()).to_vec(),
+        Field::Reason => Reason::ALL.map(|reason| reason.name()).to_vec(),
         Field::Evidence => [Evidence::Observed, Evidence::Inferred].map(Evidence::name).to_vec(),
         Field::Settlement => {
             [Settlement::Explicit, Settlement::Multiple, Settlement::Automatic].map(Settlement::name).to_vec()

@@ -57,7 +57,9 @@ impl<'a> Subject<'a> {
                 self.transition.map(|transition| transition.count).or(self.event.and_then(|event| event.count))
             }
             Field::Tag => self.attributes.delivery_tag,
-            Field::Code => self.attributes.error_code.map(u64::from),
+            Field::Partition => self.attributes.partition.and_then(|partition| u64::try_from(partition).ok()),
+            Field::Offset => self.attributes.offsets.and_then(|(first, _)| u64::try_from(first).ok()),
+            Field::Code => self.attributes.error_code.and_then(|code| u64::try_from(code).ok()),
             Field::Size => self.attributes.body_size,
             Field::Latency => latency(self.transition?).map(nanoseconds),
             Field::Age => self.since(self.transition?.timings.created),
@@ -85,6 +87,8 @@ impl<'a> Subject<'a> {
             Field::Settlement => attributes.settlement.map(|settlement| settlement.name()),
             Field::Event => self.event.map(|event| event.name),
             Field::Queue => attributes.queue.map(|name| &**name),
+            Field::Topic => attributes.topic.map(|name| &**name),
+            Field::Group => attributes.group.map(|name| &**name),
             Field::Exchange => attributes.exchange.map(|name| &**name),
             Field::RoutingKey => attributes.routing_key.map(|name| &**name),
             Field::Vhost => attributes.vhost.map(|name| &**name),

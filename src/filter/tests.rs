@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::capture::Owner;
-use crate::lifecycle::transition::{Attributes, Evidence, Settlement, Timings};
+use crate::lifecycle::transition::{Attributes, Evidence, Reason, Settlement, Timings};
 use crate::names::Name;
 use crate::protocol::operation::{Identity, TraceContext};
 use crate::time::Timestamp;
@@ -188,7 +188,7 @@ fn depth_and_length_are_bounded() {
 
 #[test]
 fn every_reason_can_be_asked_for() {
-    for reason in REASONS {
+    for reason in Reason::ALL {
         assert!(Filter::parse(&format!("reason={}", reason.name())).is_ok());
     }
     let mut names: Vec<&str> = KEYS.iter().flat_map(|key| key.aliases.iter().copied().chain([key.name])).collect();

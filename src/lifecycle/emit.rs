@@ -8,7 +8,7 @@ use super::party::Party;
 use super::transition::{Attributes, Event, Evidence, State, Timings, Transition};
 use crate::time::Timestamp;
 
-/// The system's name in every line. One protocol so far; the connection will say when there are more.
+/// The system's name where a connection has not said what it speaks.
 pub(super) const SYSTEM: &str = "rabbitmq";
 
 /// A line about a message apart from its deliveries.
@@ -99,6 +99,7 @@ pub(super) fn of_held<'a>(line: &mut Transition<'a>, held: &'a Held) {
 pub(super) fn of_party(party: Option<&Party>) -> Attributes<'_> {
     let mut attributes = Attributes { system: SYSTEM, ..Attributes::default() };
     if let Some(party) = party {
+        attributes.system = party.system;
         attributes.vhost = party.vhost.as_ref();
         attributes.client_id = party.client_name.as_ref();
         attributes.server = party.server.as_ref();

@@ -38,6 +38,7 @@ mod endings;
 mod expire;
 mod handed_on;
 mod keys;
+mod log;
 mod message;
 mod messages;
 mod party;
@@ -60,6 +61,7 @@ use hashbrown::HashMap;
 
 use channel::{Channel, Held};
 use endings::Endings;
+use log::Logs;
 use messages::{MessageRef, Messages};
 use party::Party;
 use topology::Topology;
@@ -72,6 +74,10 @@ use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
 pub(crate) use expire::GRACE;
+/// The name of Kafka's system in every line.
+pub const KAFKA: &str = "kafka";
+
+pub use log::Statistics as LogStatistics;
 pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.
@@ -124,6 +130,8 @@ pub struct Lifecycles {
     expiries_sweep_at: usize,
     /// Some queue has a time to live.
     expiring: bool,
+    /// Messages in logs.
+    logs: Logs,
     statistics: Statistics,
 }
 
@@ -174,6 +182,7 @@ impl Lifecycles {
             expiries: BinaryHeap::new(),
             expiries_sweep_at: FIRST_SWEEP,
             expiring: false,
+            logs: Logs::default(),
             statistics: Statistics::default(),
         }
     }
@@ -183,6 +192,11 @@ impl Lifecycles {
         let refused = self.topologies.values().map(|topology| topology.refused).sum();
         let forgotten_messages = self.messages.forgotten;
         Statistics { refused_declarations: refused, forgotten_messages, ..self.statistics }
+    }
+
+    /// What could not be followed in logs so far.
+    pub fn log_statistics(&self) -> LogStatistics {
+        self.logs.statistics()
     }
 
     /// Messages whose fate is open.
@@ -206,6 +220,9 @@ impl Lifecycles {
     /// A connection's both ends are gone; its channels' ends came before as operations.
     pub fn handle_closed(&mut self, connection: ConnectionId, time: Timestamp, observer: &mut dyn Observer) {
         self.drop_unread(connection, time, observer);
+        if let Some(party) = self.connections.get(&connection).map(|connection| connection.party.clone()) {
+            self.logs.closed(time, &party, observer);
+        }
         self.exclusive_queues_ended(time, connection, observer);
         self.left(time, connection);
         self.unseen.left(time, connection);
@@ -288,7 +305,14 @@ impl Lifecycles {
                 };
                 self.delivered(time, delivery, destination, message, observer);
             }
-            Operation::Read { flow, from, position } => self.read(time, connection, *flow, *from..*position, observer),
+            Operation::Read { flow, from, position } => {
+                self.read(time, connection, *flow, *from..*position, observer);
+                self.logs.read(time, connection, *flow, *from..*position, observer);
+            }
+            Operation::Log(operation) => {
+                let party = self.party(connection);
+                self.logs.handle(time, &party, operation, observer);
+            }
             Operation::Recovered { channel, spared } => self.recovered(time, *channel, spared, observer),
             Operation::RecoverAsked(channel) => self.channel(*channel).recovering = true,
             Operation::Settled { channel, tags, outcome } => self.settled(time, *channel, *tags, *outcome, observer),
@@ -296,7 +320,7 @@ impl Lifecycles {
                 let event = self.event(time, channel.connection, "settle_failed");
                 let mut event = Event { detail: Some(&error.text), ..event };
                 event.attributes.delivery_tag = *tag;
-                event.attributes.error_code = Some(error.code);
+                event.attributes.error_code = Some(i32::from(error.code));
                 event.attributes.error_text = Some(&error.text);
                 observer.event(&event);
             }

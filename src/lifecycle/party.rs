@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::emit::SYSTEM;
 use crate::capture::Owner;
 use crate::names::Name;
 use crate::protocol::operation::SessionFacts;
@@ -11,6 +12,8 @@ use crate::stream::{ConnectionId, Facts, Flow};
 /// A client of a broker, by one connection.
 #[derive(Debug)]
 pub(super) struct Party {
+    /// The broker's kind.
+    pub system: &'static str,
     pub connection: ConnectionId,
     pub server: Option<SocketAddr>,
     pub client: Option<SocketAddr>,
@@ -28,6 +31,7 @@ impl Party {
     /// A connection of which nothing is known yet.
     pub fn unknown(connection: ConnectionId) -> Rc<Party> {
         Rc::new(Party {
+            system: SYSTEM,
             connection,
             server: None,
             client: None,
@@ -48,6 +52,7 @@ impl Party {
             (client, &facts.ends[client_flow.reverse().index()])
         });
         Rc::new(Party {
+            system: session.map(|session| session.system).filter(|system| !system.is_empty()).unwrap_or(SYSTEM),
             connection,
             server: ends.map(|(_, server)| server.address),
             client: ends.map(|(client, _)| client.address),

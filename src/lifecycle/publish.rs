@@ -219,7 +219,7 @@ impl Lifecycles {
         line.reason = Some(reason);
         line.attributes.operation = Some("publish");
         line.attributes.settlement = settlement;
-        line.attributes.error_code = error.map(|error| error.code);
+        line.attributes.error_code = error.map(|error| i32::from(error.code));
         line.attributes.error_text = error.map(|error| &error.text);
         observer.transition(&line);
         self.settle_message(reference);
@@ -264,7 +264,7 @@ impl Lifecycles {
         line.previous = previous;
         line.reason = Some(Reason::Unroutable);
         line.attributes.operation = Some("return");
-        line.attributes.error_code = Some(error.code);
+        line.attributes.error_code = Some(i32::from(error.code));
         line.attributes.error_text = Some(&error.text);
         observer.transition(&line);
         self.settle_message(reference);

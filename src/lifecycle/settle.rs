@@ -257,7 +257,7 @@ impl Lifecycles {
         } else {
             Reason::ChannelClosed
         };
-        observer.explained(id, Some(Why { reason, error_code: error.map(|error| error.code) }));
+        observer.explained(id, Some(Why { reason, error_code: error.map(|error| i32::from(error.code)) }));
         for held in channel.held.take(Tags::All) {
             self.forget_body(&held);
             if held.doubtful || !channel.settles(&held) {
@@ -325,7 +325,7 @@ impl Lifecycles {
             chain.state = if gone { State::Dropped } else { State::Failed };
             chain.evidence = emit::evidence(gone);
             chain.reason = Some(if gone { Reason::QueueDeleted } else { reason });
-            line.error_code = error.map(|error| error.code);
+            line.error_code = error.map(|error| i32::from(error.code));
         });
         ended && !held.queue_gone
     }
@@ -453,7 +453,7 @@ impl Messages {
 /// An event about an end, with who began and why.
 fn ended<'a>(event: Event<'a>, by: Option<Peer>, error: Option<&'a BrokerError>) -> Event<'a> {
     let mut event = Event { detail: by.map(peer_name), ..event };
-    event.attributes.error_code = error.map(|error| error.code);
+    event.attributes.error_code = error.map(|error| i32::from(error.code));
     event.attributes.error_text = error.map(|error| &error.text);
     event
 }

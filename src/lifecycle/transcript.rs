@@ -1,5 +1,7 @@
 //! Tests of the state machine as transcripts: commands, `----`, what the machine says. Read `transcripts/*.txt`.
 
+mod log;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -256,6 +258,7 @@ impl Stage {
                 arguments: false,
             },
             "disconnect" => Operation::ConnectionEnded { by: Some(Peer::Client), error: None, agreed: true },
+            "log" => self.log(&words),
             "foreign" => Operation::NotDecoded { protocol: "MQTT" },
             "gap" => Operation::Gap(Gap {
                 from_broker: words.has("broker"),
@@ -417,14 +420,26 @@ fn channel(text: &str) -> ChannelId {
 
 impl Observer for Lines {
     fn transition(&mut self, line: &Transition<'_>) {
-        let name = line.message.and_then(|message| self.names.get(&message)).map_or("?", |name| name);
-        let _ = write!(self.text, "{name} ");
+        if line.attributes.topic.is_none() {
+            let name = line.message.and_then(|message| self.names.get(&message)).map_or("?", |name| name);
+            let _ = write!(self.text, "{name} ");
+        }
         if let Some(previous) = line.previous {
             let _ = write!(self.text, "{} -> ", previous.name());
         }
         let _ = write!(self.text, "{}", line.state.name());
         if let Some(queue) = line.attributes.queue {
             let _ = write!(self.text, " queue={queue}");
+        }
+        if let Some((topic, partition)) = line.attributes.topic.zip(line.attributes.partition) {
+            let _ = write!(self.text, " {topic}/{partition}");
+            if let Some((first, last)) = line.attributes.offsets {
+                let _ = write!(self.text, " {first}-{last}");
+            }
+            let _ = write!(self.text, " count={}", line.count);
+        }
+        if let Some(group) = line.attributes.group {
+            let _ = write!(self.text, " group={group}");
         }
         if let Some(delivery) = line.delivery {
             let _ = write!(self.text, " delivery={delivery}");

@@ -118,11 +118,19 @@ pub enum Reason {
     Purged,
     /// The consumer did not settle in the broker's time.
     AckTimeout,
+    /// The partition was given to another member of the group, or anew to the same one.
+    Rebalanced,
+    /// The group's offset was set back.
+    OffsetReset,
+    /// The broker sent it again to those who had it, for a reason that the wire does not show.
+    Refetched,
+    /// Its transaction was aborted.
+    Aborted,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 20] = [
         Reason::Rejected,
         Reason::Requeued,
         Reason::Recovered,
@@ -139,6 +147,10 @@ impl Reason {
         Reason::QueueDeleted,
         Reason::Purged,
         Reason::AckTimeout,
+        Reason::Rebalanced,
+        Reason::OffsetReset,
+        Reason::Refetched,
+        Reason::Aborted,
     ];
 
     /// The name in every output.
@@ -160,6 +172,10 @@ impl Reason {
             Reason::QueueDeleted => "queue_deleted",
             Reason::Purged => "purged",
             Reason::AckTimeout => "ack_timeout",
+            Reason::Rebalanced => "rebalanced",
+            Reason::OffsetReset => "offset_reset",
+            Reason::Refetched => "refetched",
+            Reason::Aborted => "aborted",
         }
     }
 }
@@ -242,7 +258,7 @@ impl Transition<'_> {
 /// Attributes of a transition or event; what does not apply is `None`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attributes<'a> {
-    /// messaging.system: `rabbitmq`.
+    /// messaging.system: `rabbitmq`, `kafka`.
     pub system: &'static str,
     /// messaging.operation.name: publish, deliver, get, ack, nack, reject, …: the wire's own word.
     pub operation: Option<&'static str>,
@@ -252,6 +268,14 @@ pub struct Attributes<'a> {
     pub routing_key: Option<&'a Name>,
     /// The queue that a delivery, settlement or dead letter belongs to.
     pub queue: Option<&'a Name>,
+    /// The topic of a log.
+    pub topic: Option<&'a Name>,
+    /// Its partition.
+    pub partition: Option<i32>,
+    /// The first and the last offset of the range that a line speaks of.
+    pub offsets: Option<(i64, i64)>,
+    /// The consumer group.
+    pub group: Option<&'a Name>,
     /// Virtual host.
     pub vhost: Option<&'a Name>,
     /// message-id.
@@ -277,7 +301,7 @@ pub struct Attributes<'a> {
     /// The queue that took it, or `exchange:routing key` where the queue is not known.
     pub dead_letter_destination: Option<&'a Name>,
     /// error.type: the broker's code.
-    pub error_code: Option<u16>,
+    pub error_code: Option<i32>,
     /// The broker's text.
     pub error_text: Option<&'a Name>,
     /// The broker's end.
@@ -290,6 +314,13 @@ pub struct Attributes<'a> {
     pub producer: Option<&'a Owner>,
     /// The message's own trace context.
     pub trace: Option<&'a TraceContext>,
+}
+
+impl<'a> Attributes<'a> {
+    /// The queue, or what stands for one in a log: the consumer group.
+    pub fn queue_or_group(&self) -> Option<&'a Name> {
+        self.queue.or(self.group)
+    }
 }
 
 /// When the earlier steps of a message, and of the delivery at hand, happened. What was not seen is `None`.
@@ -340,5 +371,5 @@ pub struct Why {
     /// In a word.
     pub reason: Reason,
     /// error.type: the broker's code.
-    pub error_code: Option<u16>,
+    pub error_code: Option<i32>,
 }

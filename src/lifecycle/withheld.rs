@@ -160,6 +160,8 @@ struct Kept {
     exchange: Option<Name>,
     routing_key: Option<Name>,
     queue: Option<Name>,
+    topic: Option<Name>,
+    group: Option<Name>,
     vhost: Option<Name>,
     message_id: Option<Name>,
     conversation_id: Option<Name>,
@@ -184,6 +186,10 @@ impl Kept {
             exchange,
             routing_key,
             queue,
+            topic,
+            partition,
+            offsets,
+            group,
             vhost,
             message_id,
             conversation_id,
@@ -207,6 +213,8 @@ impl Kept {
         let owned = Attributes {
             system,
             operation,
+            partition,
+            offsets,
             body_size,
             delivery_tag,
             redelivered,
@@ -234,6 +242,8 @@ impl Kept {
             exchange: exchange.cloned(),
             routing_key: routing_key.cloned(),
             queue: queue.cloned(),
+            topic: topic.cloned(),
+            group: group.cloned(),
             vhost: vhost.cloned(),
             message_id: message_id.cloned(),
             conversation_id: conversation_id.cloned(),
@@ -256,6 +266,8 @@ impl Kept {
             exchange: self.exchange.as_ref(),
             routing_key: self.routing_key.as_ref(),
             queue: self.queue.as_ref(),
+            topic: self.topic.as_ref(),
+            group: self.group.as_ref(),
             vhost: self.vhost.as_ref(),
             message_id: self.message_id.as_ref(),
             conversation_id: self.conversation_id.as_ref(),
@@ -358,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_line_that_waited_says_all_that_it_said() {
-        let name: [Name; 11] = std::array::from_fn(|number| format!("name {number}").into());
+        let name: [Name; 13] = std::array::from_fn(|number| format!("name {number}").into());
         let (server, client) = (([127, 0, 0, 1], 5672).into(), ([127, 0, 0, 1], 40000).into());
         let owners = [7, 8].map(|pid| Owner { pid, executable: format!("app {pid}") });
         let trace = TraceContext { trace_id: [1; 16], span_id: [2; 8], flags: 1 };
@@ -381,6 +393,10 @@ mod tests {
                 exchange: Some(&name[0]),
                 routing_key: Some(&name[1]),
                 queue: Some(&name[2]),
+                topic: Some(&name[11]),
+                partition: Some(13),
+                offsets: Some((14, 15)),
+                group: Some(&name[12]),
                 vhost: Some(&name[3]),
                 message_id: Some(&name[4]),
                 conversation_id: Some(&name[5]),

@@ -6,12 +6,14 @@
 
 pub mod amqp;
 mod detect;
+pub mod kafka;
 pub mod operation;
+mod output;
+mod session;
 mod sessions;
+mod traceparent;
 
 pub use sessions::{Limits, MethodCounts, Sessions};
-
-use sessions::Secrets;
 
 /// What went wrong in reading a connection's bytes; each is counted under its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,6 +3,8 @@
 //! The words are broker-neutral. A *channel* is whatever settlements are numbered in (an AMQP channel, a Kafka group's
 //! partition); a *tag* is a delivery's or a publish's number in it.
 
+pub mod log;
+
 use std::rc::Rc;
 
 use crate::names::Name;
@@ -468,6 +470,8 @@ pub enum Operation {
     Gap(Gap),
     /// Something that the session could not read; counted, skipped, and the session goes on.
     Trouble(Trouble),
+    /// Something about a log.
+    Log(log::LogOperation),
     /// The connection speaks something else, as far as its first bytes tell; said once, with
     /// [`Trouble::NotThisProtocol`].
     NotDecoded {
@@ -492,6 +496,8 @@ pub struct Gap {
 /// What is known of a session's two sides.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionFacts {
+    /// The broker's kind: `rabbitmq`, `kafka`; empty while that is not known.
+    pub system: &'static str,
     /// The client's flow; the other is the broker's.
     pub client_flow: Option<Flow>,
     /// Virtual host.

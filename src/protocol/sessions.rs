@@ -6,8 +6,11 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::Trouble;
-use super::amqp::{LONGEST_DOUBT, Ledger, Output, Session};
+use super::amqp::LONGEST_DOUBT;
+use super::kafka::TopicNames;
 use super::operation::{Observed, Operation};
+use super::output::{Ledger, Output};
+use super::session::Session;
 use crate::names::Names;
 use crate::stream::{ConnectionId, Event, Flow, Position};
 use crate::time::Timestamp;
@@ -39,6 +42,7 @@ pub struct Sessions {
     limits: Limits,
     sessions: HashMap<ConnectionId, Entry>,
     names: Names,
+    topics: TopicNames,
     secrets: Secrets,
     /// Sessions with bytes that wait for a decision, and since when; only while secrets are kept.
     undecided: BTreeSet<(Timestamp, ConnectionId)>,
@@ -53,7 +57,7 @@ pub struct Sessions {
 }
 
 struct Entry {
-    session: Box<Session>,
+    session: Session,
     cost: usize,
     used: u64,
     /// Its entry in [`Sessions::undecided`].
@@ -67,6 +71,7 @@ impl Sessions {
             limits,
             sessions: HashMap::new(),
             names: Names::default(),
+            topics: TopicNames::default(),
             secrets: Secrets::default(),
             undecided: BTreeSet::new(),
             counts: None,
@@ -198,7 +203,8 @@ impl Sessions {
         entry.used = self.clock;
         let own = self.limits.bytes_per_connection.saturating_sub(entry.cost);
         let room = own.min(self.limits.bytes.saturating_sub(self.cost));
-        let mut output = Output { operations: out, names: &mut self.names, connection, time, room };
+        let mut output =
+            Output { operations: out, names: &mut self.names, topics: &mut self.topics, connection, time, room };
         let mut ledger = Ledger { secrets: &mut self.secrets, counts: self.counts.as_mut() };
         act(&mut entry.session, &mut output, &mut ledger);
         let cost = entry.session.cost();
@@ -216,7 +222,7 @@ impl Sessions {
         }
         let cost = session.cost();
         self.cost += cost;
-        let entry = Entry { session: Box::new(session), cost, used: self.clock, undecided: None };
+        let entry = Entry { session, cost, used: self.clock, undecided: None };
         self.sessions.insert(connection, entry);
     }
 

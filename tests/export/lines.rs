@@ -72,6 +72,11 @@ fn a_line_with_everything() {
         process: Some(&process),
         producer: None,
         trace: Some(&trace),
+        // Not RabbitMQ's: see below.
+        topic: None,
+        partition: None,
+        offsets: None,
+        group: None,
     };
     assert_eq!(
         line(&rejected),
@@ -91,6 +96,32 @@ fn a_line_with_everything() {
          \"server.address\":\"127.0.0.1\",\"server.port\":5672,\"client.address\":\"2001:db8::1\",\"client.port\":40000,\
          \"process.pid\":4711,\"process.executable.name\":\"python3.11\",\
          \"trace_id\":\"abababababababababababababababab\",\"span_id\":\"0101010101010101\"}}\n"
+    );
+}
+
+#[test]
+fn a_line_of_a_log() {
+    let (topic, group): (Name, Name) = ("orders".into(), "billing".into());
+    let mut committed = transition(State::Acknowledged, 1);
+    committed.count = 7;
+    committed.attributes = Attributes {
+        system: "kafka",
+        operation: Some("commit"),
+        topic: Some(&topic),
+        partition: Some(3),
+        offsets: Some((40, 49)),
+        group: Some(&group),
+        error_code: Some(-1),
+        ..Attributes::default()
+    };
+    assert_eq!(
+        line(&committed),
+        "{\"kind\":\"transition\",\"time\":\"1970-01-01T00:00:00.000000001Z\",\"state\":\"Acknowledged\",\
+         \"evidence\":\"observed\",\"count\":7,\"attributes\":{\
+         \"messaging.system\":\"kafka\",\"messaging.operation.name\":\"commit\",\"messaging.operation.type\":\"settle\",\
+         \"messaging.destination.name\":\"orders\",\"messaging.consumer.group.name\":\"billing\",\
+         \"messaging.destination.partition.id\":\"3\",\"messaging.kafka.offset\":40,\"acktrail.kafka.offset.last\":49,\
+         \"error.type\":\"-1\"}}\n"
     );
 }
 

@@ -81,6 +81,7 @@ const POINT_KEYS: &[(&str, Kind)] = &[
     (known::MESSAGING_OPERATION_TYPE, Kind::Text),
     (known::MESSAGING_DESTINATION_NAME, Kind::Text),
     (known::MESSAGING_DESTINATION_TEMPLATE, Kind::Text),
+    (known::MESSAGING_CONSUMER_GROUP_NAME, Kind::Text),
     (known::ERROR_TYPE, Kind::Text),
     (known::SERVER_ADDRESS, Kind::Text),
     (known::SERVER_PORT, Kind::Int),
@@ -95,7 +96,12 @@ const RESOURCE_KEYS: &[(&str, Kind)] = &[
 ];
 
 /// Keys of the conventions that appear in JSON lines only.
-const LINE_KEYS: &[&str] = &[known::CLIENT_ADDRESS, known::CLIENT_PORT];
+const LINE_KEYS: &[&str] = &[
+    known::CLIENT_ADDRESS,
+    known::CLIENT_PORT,
+    known::MESSAGING_DESTINATION_PARTITION_ID,
+    known::MESSAGING_KAFKA_OFFSET,
+];
 
 /// The conventions' metrics: name, kind, unit, attributes that are required besides messaging.system.
 const METRICS: &[(&str, &str, &str)] = &[

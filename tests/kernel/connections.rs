@@ -295,7 +295,8 @@ fn sequence_numbers_pass(edge: u32, watched: u16) {
     assert!(sender.from_start);
     assert_eq!(sender.send_next, start);
     assert!(tap.bytes(sender.cookie, Direction::Egress, start) == request);
-    let last = tap.of(sender.cookie, Direction::Egress).iter().map(|s| s.sequence).max_by_key(|s| s.wrapping_sub(start));
+    let last =
+        tap.of(sender.cookie, Direction::Egress).iter().map(|s| s.sequence).max_by_key(|s| s.wrapping_sub(start));
     assert!(last.is_some_and(|last| last.wrapping_sub(start) > 700), "no segment behind the edge");
     let reader = tap.socket(reader).cookie;
     let mut read_to = start;

@@ -29,7 +29,7 @@ pub(super) struct Group {
     pub(super) receive_buffer_duration: Option<Box<Histogram>>,
     pub(super) retry_duration: Vec<(State, Histogram)>,
     pub(super) dead_letters: Vec<(DeadLetter, u64)>,
-    pub(super) settle_failures: Vec<(Option<u16>, u64)>,
+    pub(super) settle_failures: Vec<(Option<i32>, u64)>,
 }
 
 /// How a state was entered.

@@ -59,6 +59,10 @@ impl InFlight {
         if matches!(line.state, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
             return;
         }
+        // A consumer without a group settles nothing, so that nothing of it would ever leave.
+        if line.attributes.topic.is_some() && line.attributes.group.is_none() {
+            return;
+        }
         let holds = |state: State| matches!(state, State::Dispatched | State::Processing);
         match (line.previous.is_some_and(holds), holds(line.state)) {
             (false, true) => self.add(&line.attributes, line.count, place),
@@ -178,7 +182,7 @@ struct Names<'a> {
 impl<'a> Names<'a> {
     fn of(attributes: &Attributes<'a>) -> Names<'a> {
         let vhost = attributes.vhost.map(|name| &**name);
-        Names { system: attributes.system, vhost, queue: attributes.queue.map(|name| fold(name)) }
+        Names { system: attributes.system, vhost, queue: attributes.queue_or_group().map(|name| fold(name)) }
     }
 
     fn key(&self) -> QueueKey {

@@ -138,13 +138,18 @@ fn place(route: &Route, server: Option<std::net::SocketAddr>) -> Place {
         pairs.push((&attribute::VHOST, Value::Text(vhost.to_string())));
     }
     if let Some(queue) = &route.queue {
-        pairs.push((&attribute::QUEUE, Value::Text(queue.to_string())));
+        pairs.push((queue_attribute(route.system), Value::Text(queue.to_string())));
     }
     if let Some(server) = server {
         pairs.push((&attribute::SERVER_ADDRESS, Value::Text(server.ip().to_string())));
         pairs.push((&attribute::SERVER_PORT, Value::Int(i64::from(server.port()))));
     }
     Place { pairs }
+}
+
+/// What a queue, or what stands for one, is called.
+fn queue_attribute(system: &str) -> &'static Attribute {
+    if system == crate::lifecycle::KAFKA { &attribute::GROUP } else { &attribute::QUEUE }
 }
 
 fn group_points(group: &Group, place: &Place, points: &mut Points) {
@@ -218,7 +223,8 @@ fn in_flight_points(start: Timestamp, in_flight: &mut InFlight, points: &mut Poi
     for (queue, count) in in_flight.shown() {
         let mut pairs: Pairs = vec![(&attribute::SYSTEM, Value::Word(queue.system))];
         pairs.extend(queue.vhost.map(|vhost| (&attribute::VHOST, Value::Text(vhost.to_string()))));
-        pairs.extend(queue.queue.map(|queue| (&attribute::QUEUE, Value::Text(queue.to_string()))));
+        let name = queue_attribute(queue.system);
+        pairs.extend(queue.queue.map(|queue| (name, Value::Text(queue.to_string()))));
         points.count(&metric::IN_FLIGHT, start, &Place { pairs }, Vec::new(), count);
     }
 }

@@ -6,12 +6,12 @@ use super::content::{Content, Lead, Source};
 use super::header::Header;
 use super::identity::BodyDigest;
 use super::method::Method;
-use super::output::Output;
 use super::requests::{self, Request, Requests};
 use super::transaction::Transactions;
 use crate::names::Name;
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, ChannelId, Destination, Gap, Message, Operation, Outcome, Peer, Tags};
+use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
 use crate::time::Timestamp;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::channel::{self, Channel, Life};
 use super::method::{Closing, Method};
-use super::output::Output;
 use super::table::{Table, Value};
 use crate::names::Name;
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, ChannelId, Operation, Peer, SessionFacts};
+use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
 
 /// What a channel number that was ever used costs in memory.
@@ -46,7 +46,7 @@ impl Connection {
     /// A connection that was seen from its beginning, or not.
     pub fn new(late: bool) -> Connection {
         Connection {
-            facts: SessionFacts { late, ..SessionFacts::default() },
+            facts: SessionFacts { system: "rabbitmq", late, ..SessionFacts::default() },
             news: true,
             channels: BTreeMap::new(),
             incarnations: BTreeMap::new(),

@@ -6,6 +6,7 @@ use super::table::{Table, Value};
 use crate::names::{Name, Names, clean};
 use crate::protocol::Trouble;
 use crate::protocol::operation::{Death, Extras, Identity, IdentitySource, Message};
+use crate::protocol::traceparent::traceparent;
 
 /// The most entries of x-death that are kept. There is one for each queue and reason that a message died of.
 const MOST_DEATHS: usize = 64;
@@ -122,7 +123,7 @@ impl Header {
             b"x-acquired-count" => self.extras().acquired_count = value.unsigned(),
             b"x-stream-offset" => self.extras().stream_offset = value.unsigned(),
             b"CC" | b"BCC" => self.extras().carbon_copies = true,
-            b"traceparent" => match value.text().and_then(identity::traceparent) {
+            b"traceparent" => match value.text().and_then(traceparent) {
                 Some(trace) => {
                     self.extras().trace = Some(trace);
                     self.stable.trace(trace);

@@ -15,7 +15,6 @@ mod hunt;
 mod identity;
 mod login;
 mod method;
-mod output;
 mod requests;
 mod session;
 mod specification;
@@ -32,5 +31,4 @@ mod tests;
 pub use specification::{Argument, Sender, Specification};
 
 pub(super) use hunt::LONGEST_DOUBT;
-pub(super) use output::Output;
-pub(super) use session::{Ledger, Session};
+pub(super) use session::Session;

@@ -8,10 +8,10 @@ use super::frame::{Decoder, Item, PREFACE, Whole};
 use super::header::Header;
 use super::hunt::{Hunter, Terrain};
 use super::method::Method;
-use super::output::Output;
 use super::specification::{Argument, Sender, Specification};
 use crate::protocol::operation::{Gap, Operation, Peer};
-use crate::protocol::{MethodCounts, Secrets, Trouble, detect};
+use crate::protocol::output::{Ledger, Output};
+use crate::protocol::{Trouble, detect};
 use crate::stream::{ConnectionId, Facts, Flow, Position};
 use crate::time::Timestamp;
 
@@ -64,12 +64,6 @@ struct Lost {
     public_until: Position,
 }
 
-/// What comes from outside with an event, besides the operations' way out.
-pub(in crate::protocol) struct Ledger<'a> {
-    pub secrets: &'a mut Secrets,
-    pub counts: Option<&'a mut MethodCounts>,
-}
-
 impl Session {
     /// A session of a connection of which this is known.
     pub fn new(facts: Option<&Facts>) -> Session {
@@ -94,6 +88,18 @@ impl Session {
     pub fn facts(&mut self, facts: &Facts) {
         if facts.roles_known && !self.state.client_proved {
             self.state.set_client(Flow::Forward);
+        }
+    }
+
+    /// Whether the connection has shown that it speaks the protocol.
+    pub fn is_proved(&self) -> bool {
+        self.state.proved
+    }
+
+    /// The connection speaks something else: nothing is looked for any more.
+    pub fn forget_searches(&mut self, connection: ConnectionId, ledger: &mut Ledger<'_>) {
+        for flow in [Flow::Forward, Flow::Backward] {
+            self.forget_search(flow, connection, ledger);
         }
     }
 

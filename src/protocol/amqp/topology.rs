@@ -3,11 +3,11 @@
 use super::channel::Channel;
 use super::consumers;
 use super::method::{Binding, Method};
-use super::output::Output;
 use super::requests::Request;
 use super::table::{Table, Value};
 use crate::names::{Name, Names};
 use crate::protocol::operation::{Operation, Peer, QueueArguments};
+use crate::protocol::output::Output;
 
 const EXCHANGE_DECLARE_OK: (u16, u16) = (40, 11);
 const EXCHANGE_DELETE_OK: (u16, u16) = (40, 21);

@@ -1,5 +1,7 @@
 //! Where a session's operations go, and what it may take of the budget meanwhile.
 
+use super::kafka::TopicNames;
+use super::sessions::{MethodCounts, Secrets};
 use crate::names::{Name, Names};
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, Destination, Observed, Operation};
@@ -10,11 +12,19 @@ use crate::time::Timestamp;
 pub(in crate::protocol) struct Output<'a> {
     pub operations: &'a mut Vec<Observed>,
     pub names: &'a mut Names,
+    /// Names of topics whose ids are known, of all connections.
+    pub topics: &'a mut TopicNames,
     pub connection: ConnectionId,
     /// When the bytes at hand passed.
     pub time: Timestamp,
     /// Bytes of memory that the session may still take.
     pub room: usize,
+}
+
+/// What comes from outside with an event, besides the operations' way out.
+pub(in crate::protocol) struct Ledger<'a> {
+    pub secrets: &'a mut Secrets,
+    pub counts: Option<&'a mut MethodCounts>,
 }
 
 impl Output<'_> {

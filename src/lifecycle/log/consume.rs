@@ -1,0 +1,311 @@
+//! From the log into consumers' hands.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::super::emit;
+use super::super::message::Moment;
+use super::super::party::Party;
+use super::super::transition::{Evidence, Observer, Reason, State};
+use super::chain::{Chain, Delivery, Piece};
+use super::consumers::{Consumer, Found};
+use super::lines::Subject;
+use super::topics::Place;
+use super::{Logs, Unread};
+use crate::protocol::operation::log::{self, Batch, Leaving, Member};
+use crate::stream::{ConnectionId, Flow, Position};
+use crate::time::Timestamp;
+
+/// What a broker handed out of one partition at once.
+pub(super) struct Fetched<'a> {
+    pub batches: &'a [Batch],
+    pub from: Option<i64>,
+    pub aborted: bool,
+    pub flow: Flow,
+    pub end: Position,
+}
+
+/// A range of offsets that holds messages.
+#[derive(Clone, Copy)]
+struct Extent {
+    first: i64,
+    last: i64,
+    count: u64,
+}
+
+impl Fetched<'_> {
+    /// What of it the consumer asked for: whole batches come, also where it asked from an offset inside one.
+    fn extent(&self, reached: Option<i64>) -> Option<Extent> {
+        let (first, last) = (self.batches.first()?.first, self.batches.last()?.last);
+        let asked = self.from.or(reached).filter(|from| (first..=last).contains(from)).unwrap_or(first);
+        let within = self.batches.iter().filter(|batch| batch.last >= asked);
+        let count = within.map(|batch| batch.records - batch.records.min(before(batch, asked))).sum();
+        (count > 0).then_some(Extent { first: asked, last, count })
+    }
+}
+
+/// How many of a batch's messages lie before an offset. Exact where no offset is left out.
+fn before(batch: &Batch, offset: i64) -> u64 {
+    if offset <= batch.first { 0 } else { batch.records.saturating_sub(batch.last.abs_diff(offset) + 1) }
+}
+
+impl Logs {
+    pub(super) fn fetched(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        partition: &log::Partition,
+        fetched: &Fetched<'_>,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(place) = self.place(partition) else { return };
+        for batch in fetched.batches {
+            self.found_in_log(time, place, batch, observer);
+        }
+        let found = self.consumers.of_fetch(party, place);
+        let Some(mut chain) = self.take_chain(place, &found.consumer) else { return };
+        if found.consumer.group().is_some() {
+            self.adopt(party, place, &mut chain);
+        }
+        if let Some(extent) = fetched.extent(chain.reached) {
+            if fetched.aborted {
+                self.dropped(time, party, place, &found.consumer, extent, observer);
+                chain.reached = chain.reached.max(Some(extent.last + 1));
+            } else {
+                self.take_back(time, party, place, (&mut chain, &found), extent, observer);
+                self.dispatch(time, party, place, (&mut chain, &found), extent, observer);
+                let Extent { first, last, .. } = extent;
+                let Fetched { flow, end, .. } = *fetched;
+                if party.reads_seen {
+                    let unread = Unread { flow, end, place, consumer: found.consumer.clone(), first, last };
+                    self.unread.entry(party.connection).or_default().push_back(unread);
+                }
+            }
+        }
+        self.put_chain(place, found.consumer, chain);
+    }
+
+    /// What somebody holds is handed out again. From another member, or after another assignment, it came back; to the same one
+    /// it was sent again, for a reason that the wire does not show.
+    fn take_back(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (chain, found): (&mut Chain, &Found),
+        extent: Extent,
+        observer: &mut dyn Observer,
+    ) {
+        for piece in chain.take(extent.first, extent.last) {
+            let same = piece.holder.is_same_application(party) && piece.assignment == found.assignment;
+            if same || found.consumer.group().is_none() {
+                chain.sent_again(&piece);
+            } else {
+                self.fail(time, place, &found.consumer, chain, &piece, Reason::Rebalanced, observer);
+            }
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (chain, found): (&mut Chain, &Found),
+        extent: Extent,
+        observer: &mut dyn Observer,
+    ) {
+        let mut left = extent.count;
+        for Delivery { first, last, previous, number, first_failed, refetched } in
+            chain.deliveries(extent.first, extent.last)
+        {
+            let count = if last == extent.last { left } else { left.min(last.abs_diff(first) + 1) };
+            left -= count;
+            if count == 0 {
+                continue;
+            }
+            let piece = Piece {
+                first,
+                last,
+                count,
+                delivery: number,
+                state: State::Dispatched,
+                dispatched: time,
+                processing: Moment::default(),
+                first_failed,
+                assignment: found.assignment,
+                holder: party.clone(),
+            };
+            let stored = self.partitions.get(&place).and_then(|known| known.stored(first));
+            let subject = Subject { topics: &self.topics, place };
+            let mut line = subject.of_piece(&piece, &found.consumer, stored, time, State::Dispatched);
+            line.attributes.operation = Some(POLL);
+            line.attributes.redelivered = Some(number > 1);
+            line.previous = previous;
+            line.reason = refetched.then_some(Reason::Refetched);
+            line.evidence = emit::evidence(refetched || found.guessed);
+            line.ambiguous = found.ambiguous;
+            observer.transition(&line);
+            chain.put(piece);
+        }
+    }
+
+    /// Their transaction was aborted: the consumer's library is sent them, and drops them.
+    fn dropped(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        consumer: &Consumer,
+        extent: Extent,
+        observer: &mut dyn Observer,
+    ) {
+        let subject = Subject { topics: &self.topics, place };
+        let mut line = subject.line(time, State::Dropped, Some(party), extent.count);
+        line.reason = Some(Reason::Aborted);
+        line.attributes.operation = Some(POLL);
+        line.attributes.group = consumer.group();
+        line.attributes.offsets = Some((extent.first, extent.last));
+        observer.transition(&line);
+    }
+
+    /// An application has read: what ends before `read.end` is in its hands. What ends within `read` came there just now; when
+    /// the rest of it did, was lost.
+    pub(in crate::lifecycle) fn read(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        flow: Flow,
+        read: Range<Position>,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(mut unread) = self.unread.remove(&connection) else { return };
+        while unread.front().is_some_and(|unread| unread.flow == flow && unread.end <= read.end)
+            && let Some(Unread { end, place, consumer, first, last, .. }) = unread.pop_front()
+        {
+            self.processing(time, connection, (place, &consumer), first..=last, end <= read.start, observer);
+        }
+        if !unread.is_empty() {
+            self.unread.insert(connection, unread);
+        }
+    }
+
+    fn processing(
+        &mut self,
+        time: Timestamp,
+        connection: ConnectionId,
+        (place, consumer): (Place, &Consumer),
+        offsets: std::ops::RangeInclusive<i64>,
+        inferred: bool,
+        observer: &mut dyn Observer,
+    ) {
+        let Logs { partitions, topics, .. } = self;
+        let Some(known) = partitions.get_mut(&place) else { return };
+        let Some(mut chain) = known.chains.remove(consumer) else { return };
+        for mut piece in chain.take(*offsets.start(), *offsets.end()) {
+            if piece.state == State::Dispatched && piece.holder.connection == connection {
+                piece.state = State::Processing;
+                if !inferred {
+                    piece.processing = time.into();
+                }
+                let subject = Subject { topics, place };
+                let stored = known.stored(piece.first);
+                let mut line = subject.of_piece(&piece, consumer, stored, time, State::Processing);
+                line.previous = Some(State::Dispatched);
+                line.evidence = emit::evidence(inferred);
+                line.attributes.operation = Some(POLL);
+                observer.transition(&line);
+            }
+            chain.put(piece);
+        }
+        known.chains.insert(consumer.clone(), chain);
+    }
+
+    /// A member consumes these partitions now, and no others: what it held of others, or others held of these, comes again.
+    pub(super) fn assigned(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        member: &Member,
+        partitions: &[log::Partition],
+        observer: &mut dyn Observer,
+    ) {
+        let places: Vec<Place> = partitions.iter().filter_map(|partition| self.place(partition)).collect();
+        for place in &places {
+            self.taken_over(time, party, *place, &member.group, observer);
+        }
+        self.consumers.assigned(party, member, places.into_iter());
+    }
+
+    /// Another member holds the partition from now on: what the last one has not committed comes again.
+    fn taken_over(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        group: &crate::names::Name,
+        observer: &mut dyn Observer,
+    ) {
+        let consumer = Consumer::Group(group.clone());
+        let Some(known) = self.partitions.get_mut(&place) else { return };
+        let Some(mut chain) = known.chains.remove(&consumer) else { return };
+        for piece in chain.take(i64::MIN, i64::MAX) {
+            if piece.holder.is_same_application(party) {
+                chain.put(piece);
+            } else {
+                self.fail(time, place, &consumer, &mut chain, &piece, Reason::Rebalanced, observer);
+            }
+        }
+        self.put_chain(place, consumer, chain);
+    }
+
+    /// A member is none any more: what it held comes again.
+    pub(super) fn member_left(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        member: &Member,
+        _leaving: Leaving,
+        observer: &mut dyn Observer,
+    ) {
+        let consumer = Consumer::Group(member.group.clone());
+        for place in self.consumers.left(party, member) {
+            let Some(known) = self.partitions.get_mut(&place) else { continue };
+            let Some(mut chain) = known.chains.remove(&consumer) else { continue };
+            for piece in chain.take(i64::MIN, i64::MAX) {
+                if piece.holder.is_same_application(party) {
+                    self.fail(time, place, &consumer, &mut chain, &piece, Reason::Rebalanced, observer);
+                } else {
+                    chain.put(piece);
+                }
+            }
+            self.put_chain(place, consumer.clone(), chain);
+        }
+    }
+
+    /// A delivery ended without success; the messages come again.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one line")]
+    pub(super) fn fail(
+        &mut self,
+        time: Timestamp,
+        place: Place,
+        consumer: &Consumer,
+        chain: &mut Chain,
+        piece: &Piece,
+        reason: Reason,
+        observer: &mut dyn Observer,
+    ) {
+        let subject = Subject { topics: &self.topics, place };
+        let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
+        let mut line = subject.of_piece(piece, consumer, stored, time, State::Failed);
+        line.previous = Some(piece.state);
+        line.reason = Some(reason);
+        line.evidence = Evidence::Inferred;
+        line.timings.first_failed = Some(piece.first_failed.get().unwrap_or(time));
+        observer.transition(&line);
+        chain.failed(piece, time);
+    }
+}
+
+/// The operation's name in the conventions for Kafka (OpenTelemetry, messaging spans, Kafka).
+pub(super) const POLL: &str = "poll";

@@ -1,0 +1,226 @@
+//! Messages in logs, by ranges of offsets.
+//!
+//! A message has a state of its own until consumers are handed it (Created, Confirmed, PublishFailed), and one for each consumer
+//! group that is. What each operation does:
+//!
+//! | operation | state before | state after |
+//! | --- | --- | --- |
+//! | produced | | Created; a batch that is sent again (same producer and sequence) changes nothing |
+//! | answered: no error | Created, PublishFailed | Confirmed |
+//! | answered: an error, or the connection lost | Created | PublishFailed |
+//! | handed to a consumer | PublishFailed | Confirmed: it is in the log after all |
+//! | handed to a group | none, or Failed | Dispatched |
+//! | handed to the same member again, for no reason that the wire shows | Dispatched, Processing | Dispatched, `refetched` |
+//! | handed to a group of which another member, or assignment, had it | Dispatched, Processing | Failed, Dispatched |
+//! | of an aborted transaction, for a reader of committed messages | none | Dropped |
+//! | copied to a retry topic, or a dead-letter topic | Dispatched, Processing, Acknowledged, Retrying | Retrying, DeadLettered |
+//! | the application read it | Dispatched | Processing |
+//! | the partition was assigned to another member, or its member left | Dispatched, Processing | Failed |
+//! | the group committed a later offset | Dispatched, Processing | Acknowledged |
+//! | a share group's member accepted, released, rejected it | Dispatched, Processing | Acknowledged; Failed; Rejected, Dropped |
+//! | a share group's member was given it once more, and nobody had released it | Dispatched, Processing | Failed, Dispatched |
+//! | the group committed an earlier offset | Acknowledged | Failed |
+//!
+//! A consumer without a group never commits: its messages stay in Processing.
+
+mod chain;
+mod consume;
+mod consumers;
+mod copies;
+mod lines;
+mod partition;
+mod produce;
+mod settle;
+mod share;
+mod topics;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use super::party::Party;
+use super::transition::Observer;
+use chain::Chain;
+use consumers::{Application, Consumer, Consumers};
+use partition::Partition;
+use topics::{Place, Topics};
+
+use crate::protocol::operation::log::{self, LogOperation};
+use crate::stream::{ConnectionId, Flow, Position};
+use crate::time::Timestamp;
+
+/// What could not be followed, cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Batches forgotten before their offsets were known, because the table was full.
+    pub evicted_batches: u64,
+    /// Answers to requests that were not seen.
+    pub unmatched_answers: u64,
+    /// Batches and offsets of partitions that found no room.
+    pub refused_partitions: u64,
+}
+
+/// The state machine of messages in logs.
+#[derive(Default)]
+pub(super) struct Logs {
+    topics: Topics,
+    partitions: HashMap<Place, Partition>,
+    /// How many chains the partitions have.
+    chains: usize,
+    consumers: Consumers,
+    /// What the applications have still to read, by connection, in order.
+    unread: HashMap<ConnectionId, VecDeque<Unread>>,
+    /// Commits that count when a producer's transaction does.
+    transactions: HashMap<i64, Vec<settle::Promised>>,
+    statistics: Statistics,
+}
+
+struct Unread {
+    flow: Flow,
+    end: Position,
+    place: Place,
+    consumer: Consumer,
+    first: i64,
+    last: i64,
+}
+
+impl Logs {
+    /// Partitions that are followed.
+    const PARTITIONS: usize = 1 << 17;
+    /// Groups' ways through partitions, each counted, that are followed.
+    const CHAINS: usize = 1 << 18;
+
+    /// What could not be followed so far.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Something happened on a party's connection.
+    pub fn handle(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        operation: &LogOperation,
+        observer: &mut dyn Observer,
+    ) {
+        match operation {
+            LogOperation::TopicNamed { id, name } => self.topic_named(*id, name),
+            LogOperation::Produced { request, partition, batch, acks } => {
+                self.produced(time, party, *request, partition, (batch, *acks), observer);
+            }
+            LogOperation::Copied { copy, origin, offset, group, fate, cause } => {
+                let copied =
+                    copies::Copied { copy, offset: *offset, group: group.as_ref(), fate: *fate, cause: cause.as_ref() };
+                self.copied(time, party, origin, &copied, observer);
+            }
+            LogOperation::ProduceAnswered { request, partition, offset, error } => {
+                self.produce_answered(time, party, *request, partition, (*offset, *error), observer);
+            }
+            LogOperation::AnswerLost { request } => self.answer_lost(party, *request),
+            LogOperation::Fetched { partition, batches, from, aborted, flow, end } => {
+                let fetched = consume::Fetched { batches, from: *from, aborted: *aborted, flow: *flow, end: *end };
+                self.fetched(time, party, partition, &fetched, observer);
+            }
+            LogOperation::Watermarks { partition, high, stable: _, start: _ } => {
+                if let Some(known) = self.partition(partition) {
+                    known.1.high = Some(*high);
+                }
+            }
+            LogOperation::MemberSeen(member) => self.consumers.seen(party, member),
+            LogOperation::Assigned { member, partitions } => self.assigned(time, party, member, partitions, observer),
+            LogOperation::MemberLeft { member, leaving } => self.member_left(time, party, member, *leaving, observer),
+            LogOperation::Position { member, partition, offset } => self.position(party, member, partition, *offset),
+            LogOperation::Committed { member, partition, offset, error, transaction } => {
+                let commit = settle::Commit { member, offset: *offset, error: *error, transaction: *transaction };
+                self.committed(time, party, partition, &commit, observer);
+            }
+            LogOperation::Acquired { member, partition, first, last, delivery, flow, end } => {
+                let given = share::Given { offsets: (*first, *last), delivery: *delivery, flow: *flow, end: *end };
+                self.acquired(time, party, &member.group, partition, &given, observer);
+            }
+            LogOperation::Judged { member, partition, first, last, verdict, error } => {
+                let judged = share::Judged { offsets: (*first, *last), verdict: *verdict, error: *error };
+                self.judged(time, party, &member.group, partition, &judged, observer);
+            }
+            LogOperation::TransactionEnded { producer, transaction: _, committed, error } => {
+                self.transaction_ended(time, *producer, *committed, *error, observer);
+            }
+        }
+    }
+
+    /// A connection ended.
+    pub fn closed(&mut self, time: Timestamp, party: &Rc<Party>, observer: &mut dyn Observer) {
+        self.unread.remove(&party.connection);
+        self.consumers.closed(party.connection);
+        self.publishes_lost(time, party, observer);
+        // Whose offsets nobody keeps cannot go on.
+        let application = Application::of(party);
+        for partition in self.partitions.values_mut() {
+            let before = partition.chains.len();
+            partition.chains.retain(|consumer, chain| match consumer {
+                Consumer::Alone(alone) if **alone == application => chain.is_held_beyond(party.connection),
+                _ => true,
+            });
+            self.chains -= before - partition.chains.len();
+        }
+    }
+
+    /// A consumer's way through a partition, to be put back; `None`: it is new, and there is no room.
+    fn take_chain(&mut self, place: Place, consumer: &Consumer) -> Option<Chain> {
+        if let Some(chain) = self.partitions.get_mut(&place).and_then(|known| known.chains.remove(consumer)) {
+            return Some(chain);
+        }
+        if self.chains >= Self::CHAINS {
+            self.statistics.refused_partitions += 1;
+            return None;
+        }
+        self.chains += 1;
+        Some(Chain::default())
+    }
+
+    /// Whose group becomes known now has fetched for it before.
+    fn adopt(&mut self, party: &Party, place: Place, chain: &mut Chain) {
+        let Some(known) = self.partitions.get_mut(&place) else { return };
+        let is_alone = |consumer: &Consumer| matches!(consumer, Consumer::Alone(_));
+        if known.chains.keys().any(is_alone)
+            && let Some(alone) = known.chains.remove(&Consumer::Alone(Rc::new(Application::of(party))))
+        {
+            self.chains -= 1;
+            chain.absorb(alone);
+        }
+    }
+
+    fn put_chain(&mut self, place: Place, consumer: Consumer, chain: Chain) {
+        self.partitions.entry(place).or_default().chains.insert(consumer, chain);
+    }
+
+    fn topic_named(&mut self, id: log::TopicId, name: &crate::names::Name) {
+        let Some((from, to)) = self.topics.named(id, name) else { return };
+        let moved: Vec<Place> = self.partitions.keys().copied().filter(|place| place.topic == from).collect();
+        for place in moved {
+            if let Some(partition) = self.partitions.remove(&place) {
+                let known = self.partitions.entry(Place { topic: to, ..place }).or_default();
+                let before = known.chains.len() + partition.chains.len();
+                known.merge(partition);
+                self.chains -= before - known.chains.len();
+            }
+        }
+    }
+
+    /// The partition's place and state; `None`: it is the broker's own, or there is no room.
+    fn partition(&mut self, partition: &log::Partition) -> Option<(Place, &mut Partition)> {
+        let place = self.place(partition)?;
+        Some((place, self.partitions.entry(place).or_default()))
+    }
+
+    fn place(&mut self, partition: &log::Partition) -> Option<Place> {
+        let place = self.topics.number(&partition.topic).map(|topic| Place { topic, partition: partition.number });
+        let known = place.is_some_and(|place| self.partitions.contains_key(&place));
+        let Some(place) = place.filter(|_| known || self.partitions.len() < Self::PARTITIONS) else {
+            self.statistics.refused_partitions += 1;
+            return None;
+        };
+        (!self.topics.is_internal(place.topic)).then_some(place)
+    }
+}

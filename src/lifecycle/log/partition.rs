@@ -1,0 +1,153 @@
+//! One partition: what was produced into it, and how each group goes through it.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use super::super::party::Party;
+use super::super::transition::State;
+use super::chain::Chain;
+use super::consumers::Consumer;
+use crate::protocol::operation::log::{Acks, Batch, RequestId, Sequence};
+use crate::stream::ConnectionId;
+use crate::time::Timestamp;
+
+/// A batch that was produced, until its offsets are known.
+#[derive(Debug)]
+pub(super) struct Produced {
+    /// The connection and request that sent it last.
+    pub request: (ConnectionId, RequestId),
+    pub records: u64,
+    pub checksum: Option<u32>,
+    pub sequence: Option<Sequence>,
+    pub acks: Acks,
+    /// Created, or PublishFailed.
+    pub state: State,
+    /// Its request is still to be answered.
+    pub awaits: bool,
+    pub created: Timestamp,
+    pub party: Rc<Party>,
+}
+
+/// A batch whose offsets are known.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub first: i64,
+    pub last: i64,
+    pub sequence: Option<Sequence>,
+    pub created: Timestamp,
+    pub confirmed: Option<Timestamp>,
+    pub party: Rc<Party>,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    produced: VecDeque<Produced>,
+    stored: VecDeque<Stored>,
+    pub chains: HashMap<Consumer, Chain>,
+    /// Offset behind the last message that consumers may have.
+    pub high: Option<i64>,
+}
+
+impl Partition {
+    /// Batches that wait for their offsets. The oldest makes room.
+    const PRODUCED: usize = 1024;
+    /// Stored batches among which a repeated one is looked for: a producer has five under way at most.
+    const REPEATED: usize = 64;
+    /// Batches whose times are remembered for those who read them.
+    const STORED: usize = 256;
+
+    /// Adds a batch; returns the one that made room for it.
+    pub fn add(&mut self, produced: Produced) -> Option<Produced> {
+        self.produced.push_back(produced);
+        if self.produced.len() > Self::PRODUCED { self.produced.pop_front() } else { None }
+    }
+
+    /// The batch that this one repeats, if it does: an idempotent producer says so itself; of another one, the same bytes from the
+    /// same application after a failure are the same messages.
+    pub fn repeated(&mut self, batch: &Batch, party: &Party) -> Repeated<'_> {
+        if batch.sequence.is_some()
+            && self.stored.iter().rev().take(Self::REPEATED).any(|stored| stored.sequence == batch.sequence)
+        {
+            return Repeated::Stored;
+        }
+        let same = |produced: &&mut Produced| match batch.sequence {
+            Some(sequence) => produced.sequence == Some(sequence),
+            None => {
+                produced.state == State::PublishFailed
+                    && produced.sequence.is_none()
+                    && produced.checksum.is_some()
+                    && produced.checksum == batch.checksum
+                    && produced.records == batch.records
+                    && produced.party.is_same_application(party)
+            }
+        };
+        self.produced.iter_mut().find(same).map_or(Repeated::No, Repeated::Waiting)
+    }
+
+    /// The batch of a request. A request holds at most one for each partition.
+    pub fn of_request(&mut self, request: (ConnectionId, RequestId)) -> Option<&mut Produced> {
+        self.produced.iter_mut().find(|produced| produced.awaits && produced.request == request)
+    }
+
+    /// The batch that was stored under these offsets, as its content tells.
+    pub fn take_stored(&mut self, batch: &Batch) -> Option<Produced> {
+        let checksum = batch.checksum?;
+        // What is still to be answered may have been read by others before its producer hears of it.
+        let at = self.produced.iter().position(|produced| {
+            !produced.awaits
+                && produced.checksum == Some(checksum)
+                && produced.records == batch.records
+                && produced.sequence == batch.sequence
+        })?;
+        self.produced.remove(at)
+    }
+
+    /// Takes the batch of a request away, to be stored.
+    pub fn take_of_request(&mut self, request: (ConnectionId, RequestId)) -> Option<Produced> {
+        let at = self.produced.iter().position(|produced| produced.awaits && produced.request == request)?;
+        self.produced.remove(at)
+    }
+
+    /// The batches of a connection that are still to be answered.
+    pub fn awaiting(&mut self, connection: ConnectionId) -> impl Iterator<Item = &mut Produced> {
+        self.produced.iter_mut().filter(move |produced| produced.awaits && produced.request.0 == connection)
+    }
+
+    /// Remembers a batch under its offsets.
+    pub fn store(&mut self, stored: Stored) {
+        if self.stored.len() >= Self::STORED {
+            self.stored.pop_front();
+        }
+        self.stored.push_back(stored);
+    }
+
+    /// What is known of the batch that holds an offset.
+    pub fn stored(&self, offset: i64) -> Option<&Stored> {
+        self.stored.iter().rev().find(|stored| (stored.first..=stored.last).contains(&offset))
+    }
+
+    /// Takes over what was known of it under another name.
+    pub fn merge(&mut self, other: Partition) {
+        self.produced.extend(other.produced);
+        for stored in other.stored {
+            self.store(stored);
+        }
+        for (consumer, chain) in other.chains {
+            self.chains.entry(consumer).or_insert(chain);
+        }
+        self.high = self.high.max(other.high);
+    }
+}
+
+/// See [`Partition::repeated`].
+pub(super) enum Repeated<'a> {
+    /// It is new.
+    No,
+    /// It is this one.
+    Waiting(&'a mut Produced),
+    /// It was stored before.
+    Stored,
+}

@@ -1,0 +1,160 @@
+//! From a producer into the log.
+
+use std::rc::Rc;
+
+use super::super::party::Party;
+use super::super::transition::{Evidence, Observer, Reason, State};
+use super::Logs;
+use super::lines::Subject;
+use super::partition::{Produced, Repeated, Stored};
+use super::topics::{Place, Topics};
+use crate::protocol::operation::log::{self, Acks, Batch, RequestId};
+use crate::time::Timestamp;
+
+/// The broker has the batch already (org.apache.kafka.common.protocol.Errors, DUPLICATE_SEQUENCE_NUMBER).
+const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
+
+impl Logs {
+    pub(super) fn produced(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        request: RequestId,
+        partition: &log::Partition,
+        (batch, acks): (&Batch, Acks),
+        observer: &mut dyn Observer,
+    ) {
+        let Some((place, known)) = self.partition(partition) else { return };
+        let request = (party.connection, request);
+        match known.repeated(batch, party) {
+            Repeated::Stored => return,
+            Repeated::Waiting(produced) => {
+                produced.request = request;
+                produced.awaits = acks != Acks::None;
+                return;
+            }
+            Repeated::No => {}
+        }
+        let produced = Produced {
+            request,
+            records: batch.records,
+            checksum: batch.checksum,
+            sequence: batch.sequence,
+            acks,
+            state: State::Created,
+            awaits: acks != Acks::None,
+            created: time,
+            party: party.clone(),
+        };
+        let subject = Subject { topics: &self.topics, place };
+        let mut line = subject.of_produced(&produced, time, State::Created);
+        line.attributes.operation = Some(SEND);
+        line.attributes.body_size = Some(batch.bytes);
+        observer.transition(&line);
+        // Nobody answers for it, so that it may stay here until somebody reads it, or for ever.
+        let evicted = self.partitions.get_mut(&place).and_then(|known| known.add(produced));
+        self.statistics.evicted_batches += u64::from(evicted.is_some_and(|evicted| evicted.acks != Acks::None));
+    }
+
+    pub(super) fn produce_answered(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        request: RequestId,
+        partition: &log::Partition,
+        (offset, error): (Option<i64>, i16),
+        observer: &mut dyn Observer,
+    ) {
+        let Some(place) = self.place(partition) else { return };
+        let Logs { partitions, topics, statistics, .. } = self;
+        let known = partitions.entry(place).or_default();
+        let request = (party.connection, request);
+        if error != 0 && error != DUPLICATE_SEQUENCE_NUMBER {
+            match known.of_request(request) {
+                Some(produced) => {
+                    produced.awaits = false;
+                    refuse(topics, place, produced, Reason::Refused, Evidence::Observed, time, Some(error), observer);
+                }
+                None => statistics.unmatched_answers += 1,
+            }
+            return;
+        }
+        let Some(produced) = known.take_of_request(request) else {
+            statistics.unmatched_answers += 1;
+            return;
+        };
+        let offset = offset.filter(|offset| *offset >= 0);
+        let last = offset.map(|first| first.saturating_add_unsigned(produced.records - 1));
+        let mut line = Subject { topics, place }.of_produced(&produced, time, State::Confirmed);
+        line.corrects = (produced.state == State::PublishFailed).then_some(State::PublishFailed);
+        line.attributes.operation = Some(SEND);
+        line.attributes.offsets = offset.zip(last);
+        observer.transition(&line);
+        if let Some((first, last)) = offset.zip(last) {
+            let Produced { sequence, created, party, .. } = produced;
+            known.store(Stored { first, last, sequence, created, confirmed: Some(time), party });
+        }
+    }
+
+    /// Nobody will know what the broker said: what becomes of the messages, their readers tell.
+    pub(super) fn answer_lost(&mut self, party: &Rc<Party>, request: RequestId) {
+        for partition in self.partitions.values_mut() {
+            for produced in partition.awaiting(party.connection).filter(|produced| produced.request.1 == request) {
+                produced.awaits = false;
+            }
+        }
+    }
+
+    /// The broker will not answer any more. It may have the messages all the same.
+    pub(super) fn publishes_lost(&mut self, time: Timestamp, party: &Rc<Party>, observer: &mut dyn Observer) {
+        let Logs { partitions, topics, .. } = self;
+        for (place, partition) in partitions {
+            for produced in partition.awaiting(party.connection) {
+                produced.awaits = false;
+                refuse(topics, *place, produced, Reason::ConnectionLost, Evidence::Inferred, time, None, observer);
+            }
+        }
+    }
+
+    /// Somebody was handed a batch, so that it is in the log, whatever its producer was told.
+    pub(super) fn found_in_log(&mut self, time: Timestamp, place: Place, batch: &Batch, observer: &mut dyn Observer) {
+        let Logs { partitions, topics, .. } = self;
+        let Some(known) = partitions.get_mut(&place) else { return };
+        let Some(produced) = known.take_stored(batch) else { return };
+        if produced.state == State::PublishFailed {
+            let mut line = Subject { topics, place }.of_produced(&produced, time, State::Confirmed);
+            line.corrects = Some(State::PublishFailed);
+            line.evidence = Evidence::Inferred;
+            line.attributes.offsets = Some((batch.first, batch.last));
+            observer.transition(&line);
+        }
+        let Produced { sequence, created, party, .. } = produced;
+        known.store(Stored { first: batch.first, last: batch.last, sequence, created, confirmed: None, party });
+    }
+}
+
+/// The operation's name in the conventions for Kafka (OpenTelemetry, messaging spans, Kafka).
+const SEND: &str = "send";
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one line")]
+fn refuse(
+    topics: &Topics,
+    place: Place,
+    produced: &mut Produced,
+    reason: Reason,
+    evidence: Evidence,
+    time: Timestamp,
+    error: Option<i16>,
+    observer: &mut dyn Observer,
+) {
+    if produced.state == State::PublishFailed {
+        return;
+    }
+    let mut line = Subject { topics, place }.of_produced(produced, time, State::PublishFailed);
+    line.reason = Some(reason);
+    line.evidence = evidence;
+    line.attributes.operation = Some(SEND);
+    line.attributes.error_code = error.map(i32::from);
+    observer.transition(&line);
+    produced.state = State::PublishFailed;
+}

@@ -1,0 +1,180 @@
+//! Commits: all before an offset is done.
+
+use std::rc::Rc;
+
+use super::super::party::Party;
+use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
+use super::Logs;
+use super::chain::{Chain, Piece};
+use super::consumers::Consumer;
+use super::lines::Subject;
+use super::topics::Place;
+use crate::names::Name;
+use crate::protocol::operation::log::{self, Member};
+use crate::time::Timestamp;
+
+/// A commit as its coordinator answered it.
+pub(super) struct Commit<'a> {
+    pub member: &'a Member,
+    pub offset: i64,
+    pub error: i16,
+    pub transaction: Option<i64>,
+}
+
+/// A commit that counts when its transaction does.
+pub(super) struct Promised {
+    group: Name,
+    place: Place,
+    offset: i64,
+    party: Rc<Party>,
+}
+
+impl Logs {
+    /// Commits that one transaction may hold. More are taken as if it were committed when they come.
+    const PROMISED: usize = 65_536;
+
+    pub(super) fn committed(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        partition: &log::Partition,
+        commit: &Commit<'_>,
+        observer: &mut dyn Observer,
+    ) {
+        let Some(place) = self.place(partition) else { return };
+        self.consumers.touched(party, commit.member, place);
+        let group = &commit.member.group;
+        if commit.error != 0 {
+            let line = Subject { topics: &self.topics, place }.line(time, State::Failed, Some(party), 1);
+            let mut attributes = line.attributes;
+            attributes.group = Some(group);
+            attributes.operation = Some(COMMIT);
+            attributes.error_code = Some(i32::from(commit.error));
+            let name = "settle_failed";
+            let evidence = Evidence::Observed;
+            return observer.event(&Event { time, name, count: Some(1), detail: None, evidence, attributes });
+        }
+        if let Some(producer) = commit.transaction {
+            let promised = self.transactions.entry(producer).or_default();
+            if promised.len() < Self::PROMISED {
+                let (group, party) = (group.clone(), party.clone());
+                return promised.push(Promised { group, place, offset: commit.offset, party });
+            }
+        }
+        self.done_before(time, party, place, (group, commit.offset), observer);
+    }
+
+    pub(super) fn transaction_ended(
+        &mut self,
+        time: Timestamp,
+        producer: i64,
+        committed: bool,
+        error: i16,
+        observer: &mut dyn Observer,
+    ) {
+        if error != 0 {
+            return;
+        }
+        for Promised { group, place, offset, party } in self.transactions.remove(&producer).unwrap_or_default() {
+            if committed {
+                self.done_before(time, &party, place, (&group, offset), observer);
+            }
+        }
+    }
+
+    /// The coordinator told a member where its group stands.
+    pub(super) fn position(
+        &mut self,
+        party: &Rc<Party>,
+        member: &Member,
+        partition: &log::Partition,
+        offset: Option<i64>,
+    ) {
+        let Some(place) = self.place(partition) else { return };
+        let consumer = Consumer::Group(member.group.clone());
+        if let Some(offset) = offset
+            && let Some(mut chain) = self.take_chain(place, &consumer)
+        {
+            chain.committed.get_or_insert(offset);
+            self.put_chain(place, consumer, chain);
+        }
+        self.consumers.touched(party, member, place);
+    }
+
+    /// A group has done everything before an offset.
+    fn done_before(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (group, offset): (&Name, i64),
+        observer: &mut dyn Observer,
+    ) {
+        let consumer = Consumer::Group(group.clone());
+        let Some(mut chain) = self.take_chain(place, &consumer) else { return };
+        self.adopt(party, place, &mut chain);
+        if chain.committed.is_some_and(|committed| offset < committed) {
+            self.went_back(time, party, place, (&consumer, offset), &mut chain, observer);
+        } else {
+            for piece in chain.take_before(offset) {
+                self.acknowledge(time, party, place, (&consumer, &mut chain), piece, observer);
+            }
+            chain.committed(offset);
+        }
+        self.put_chain(place, consumer, chain);
+    }
+
+    fn acknowledge(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (consumer, chain): (&Consumer, &mut Chain),
+        mut piece: Piece,
+        observer: &mut dyn Observer,
+    ) {
+        let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
+        let subject = Subject { topics: &self.topics, place };
+        if piece.state == State::Dispatched {
+            // Who commits has read it, seen or not.
+            let mut line = subject.of_piece(&piece, consumer, stored, time, State::Processing);
+            line.previous = Some(State::Dispatched);
+            line.evidence = Evidence::Inferred;
+            observer.transition(&line);
+            piece.state = State::Processing;
+        }
+        let mut line = subject.of_piece(&piece, consumer, stored, time, State::Acknowledged);
+        line.previous = Some(State::Processing);
+        line.attributes.operation = Some(COMMIT);
+        line.attributes.settlement = Some(Settlement::Multiple);
+        line.attributes.client = party.client.as_ref();
+        observer.transition(&line);
+        chain.done(&piece);
+    }
+
+    fn went_back(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (consumer, offset): (&Consumer, i64),
+        chain: &mut Chain,
+        observer: &mut dyn Observer,
+    ) {
+        let subject = Subject { topics: &self.topics, place };
+        for done in chain.gone_back(offset, time) {
+            let mut line = subject.line(time, State::Failed, Some(party), done.count);
+            line.previous = Some(State::Acknowledged);
+            line.reason = Some(Reason::OffsetReset);
+            line.delivery = Some(done.delivery);
+            line.attributes.operation = Some(COMMIT);
+            line.attributes.group = consumer.group();
+            line.attributes.offsets = Some((done.first, done.last));
+            line.timings.first_failed = Some(time);
+            observer.transition(&line);
+        }
+    }
+}
+
+/// The operation's name in the conventions for Kafka (OpenTelemetry, messaging spans, Kafka).
+const COMMIT: &str = "commit";

@@ -1,0 +1,170 @@
+//! Topics and their partitions, under whatever they were called.
+
+use hashbrown::HashMap;
+
+use crate::names::Name;
+use crate::protocol::operation::log::{Topic, TopicId};
+
+/// A topic's number in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct TopicNumber(u32);
+
+/// A partition of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub topic: TopicNumber,
+    pub partition: i32,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub(super) struct Topics {
+    known: Vec<Known>,
+    by_name: HashMap<Name, TopicNumber>,
+    by_id: HashMap<TopicId, TopicNumber>,
+}
+
+struct Known {
+    name: Name,
+    id: Option<TopicId>,
+    /// The name is the topic's own, not its id.
+    named: bool,
+}
+
+impl Topics {
+    /// Topics that are kept apart. Beyond it there is no room for another.
+    pub const MOST: usize = 65_536;
+
+    /// The number of a topic; `None` where there is no room.
+    pub fn number(&mut self, topic: &Topic) -> Option<TopicNumber> {
+        let known = match topic {
+            Topic::Name(name) => self.by_name.get(name),
+            Topic::Id(id) => self.by_id.get(id),
+        };
+        if let Some(number) = known {
+            return Some(*number);
+        }
+        match topic {
+            Topic::Name(name) => {
+                let number = self.add(name.clone(), None, true)?;
+                self.by_name.insert(name.clone(), number);
+                Some(number)
+            }
+            Topic::Id(id) => {
+                let number = self.add(text(id).into(), Some(*id), false)?;
+                self.by_id.insert(*id, number);
+                Some(number)
+            }
+        }
+    }
+
+    /// A topic's id and its name belong together. `Some((from, to))`: it had two numbers, and what is known under the first
+    /// belongs to the second.
+    pub fn named(&mut self, id: TopicId, name: &Name) -> Option<(TopicNumber, TopicNumber)> {
+        let of_id = self.by_id.get(&id).copied();
+        let of_name = self.by_name.get(name).copied();
+        match (of_id, of_name) {
+            (Some(one), Some(two)) if one == two => None,
+            (Some(one), Some(two)) if self.get(two).is_some_and(|known| known.id.is_none()) => {
+                self.by_id.insert(id, two);
+                self.set(two, id, name);
+                Some((one, two))
+            }
+            // A topic that was deleted and made again has another id, and begins anew.
+            (Some(one), _) => {
+                self.set(one, id, name);
+                self.by_name.insert(name.clone(), one);
+                None
+            }
+            (None, Some(two)) if self.get(two).is_some_and(|known| known.id.is_none()) => {
+                self.by_id.insert(id, two);
+                self.set(two, id, name);
+                None
+            }
+            (None, _) => {
+                let number = self.add(name.clone(), Some(id), true)?;
+                self.by_id.insert(id, number);
+                self.by_name.insert(name.clone(), number);
+                None
+            }
+        }
+    }
+
+    /// What it is called: its name, or its id in Kafka's own writing while that is unknown.
+    pub fn name(&self, number: TopicNumber) -> Option<&Name> {
+        self.get(number).map(|known| &known.name)
+    }
+
+    /// Whether it is one of the broker's own ([`INTERNAL`]).
+    pub fn is_internal(&self, number: TopicNumber) -> bool {
+        self.get(number).is_some_and(|known| known.named && INTERNAL.contains(&&*known.name))
+    }
+
+    fn get(&self, number: TopicNumber) -> Option<&Known> {
+        self.known.get(number.0 as usize)
+    }
+
+    fn set(&mut self, number: TopicNumber, id: TopicId, name: &Name) {
+        if let Some(known) = self.known.get_mut(number.0 as usize) {
+            *known = Known { name: name.clone(), id: Some(id), named: true };
+        }
+    }
+
+    fn add(&mut self, name: Name, id: Option<TopicId>, named: bool) -> Option<TopicNumber> {
+        let number = u32::try_from(self.known.len()).ok().filter(|_| self.known.len() < Self::MOST)?;
+        self.known.push(Known { name, id, named });
+        Some(TopicNumber(number))
+    }
+}
+
+/// Topics in which brokers keep what they know (org.apache.kafka.common.internals.Topic).
+const INTERNAL: [&str; 4] = ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
+/// A topic's id as Kafka writes it: 22 characters of base64url without padding (org.apache.kafka.common.Uuid).
+fn text(id: &TopicId) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let number = u128::from_be_bytes(id.0);
+    // 128 bits are 21 digits of six bits and one of two, which stand first in it.
+    let digit = |place: u32| if place < 21 { number >> (122 - 6 * place) } else { number << 4 };
+    (0..22).map(|place| char::from(DIGITS[(digit(place) & 63) as usize])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(topic: &str) -> Topic {
+        Topic::Name(topic.into())
+    }
+
+    #[test]
+    fn ids_are_written_as_kafka_does() {
+        // The ids of the metadata topic and of no topic (org.apache.kafka.common.Uuid: METADATA_TOPIC_ID, ZERO_UUID).
+        assert_eq!(text(&TopicId(1u128.to_be_bytes())), "AAAAAAAAAAAAAAAAAAAAAQ");
+        assert_eq!(text(&TopicId([0; 16])), "AAAAAAAAAAAAAAAAAAAAAA");
+        let id = TopicId(*b"\x32\x4e\xc4\x10\x5a\x70\x52\xd4\x36\x42\xff\xfe\xfd\xfc\xfb\xfa");
+        assert_eq!(text(&id), "Mk7EEFpwUtQ2Qv_-_fz7-g");
+    }
+
+    #[test]
+    fn a_topic_is_one_whatever_it_was_called_first() {
+        let id = TopicId([7; 16]);
+        let mut topics = Topics::default();
+        let by_id = topics.number(&Topic::Id(id)).unwrap();
+        let by_name = topics.number(&name("orders")).unwrap();
+        assert_ne!(by_id, by_name);
+        assert_eq!(topics.named(id, &"orders".into()), Some((by_id, by_name)));
+        assert_eq!(topics.number(&Topic::Id(id)), Some(by_name));
+        assert_eq!(topics.named(id, &"orders".into()), None);
+    }
+
+    #[test]
+    fn a_topic_made_again_is_another_one() {
+        let mut topics = Topics::default();
+        topics.named(TopicId([1; 16]), &"orders".into());
+        let first = topics.number(&name("orders"));
+        topics.named(TopicId([2; 16]), &"orders".into());
+        assert_ne!(topics.number(&name("orders")), first);
+        assert_eq!(topics.number(&Topic::Id(TopicId([1; 16]))), first);
+    }
+}

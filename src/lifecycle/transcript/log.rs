@@ -1,0 +1,108 @@
+//! The commands about logs: `log …`. `topic/0` is a partition, `#1/0` one of a topic that is known by its id.
+
+use super::{Stage, Words};
+use crate::protocol::operation::Operation;
+use crate::protocol::operation::log::{
+    Acks, Batch, CopyFate, Leaving, LogOperation, Member, Partition, RequestId, Sequence, Topic, TopicId,
+};
+use crate::stream::Flow;
+
+impl Stage {
+    pub(super) fn log(&mut self, words: &Words<'_>) -> Operation {
+        let named = words.plain.get(2).filter(|word| word.contains('/')).map(|word| partition_of(word));
+        let at = || named.clone().expect("which partition?");
+        let request = RequestId(words.number("request").unwrap_or(1));
+        let error = words.number("error").unwrap_or(0);
+        Operation::Log(match words.plain[1] {
+            "named" => LogOperation::TopicNamed { id: id(words.plain[2]), name: words.plain[3].into() },
+            "produce" => {
+                let acks = if words.get("acks") == Some("0") { Acks::None } else { Acks::All };
+                let count: i64 = words.number("count").unwrap_or(1);
+                LogOperation::Produced { request, partition: at(), batch: batch(words, 0, count - 1), acks }
+            }
+            // `orders/0 offset=3 to=orders-dlt/0`, `… retry`.
+            "copy" => LogOperation::Copied {
+                copy: partition_of(words.get("to").unwrap()),
+                origin: at(),
+                offset: words.number("offset").unwrap(),
+                group: words.get("group").map(Into::into),
+                fate: if words.has("retry") { CopyFate::Retry } else { CopyFate::DeadLetter },
+                cause: words.get("cause").map(Into::into),
+            },
+            "answer" => {
+                LogOperation::ProduceAnswered { request, partition: at(), offset: words.number("offset"), error }
+            }
+            "unanswered" => LogOperation::AnswerLost { request },
+            // `3-7`: one batch; `3-4,5-7`: two.
+            "fetch" => {
+                let batches = words.plain[3].split(',').map(|range| {
+                    let (first, last) = range.split_once('-').unwrap();
+                    batch(words, first.parse().unwrap(), last.parse().unwrap())
+                });
+                self.position += 100;
+                LogOperation::Fetched {
+                    partition: at(),
+                    batches: batches.collect(),
+                    from: words.number("from"),
+                    aborted: words.has("aborted"),
+                    flow: Flow::Backward,
+                    end: self.position,
+                }
+            }
+            "member" => LogOperation::MemberSeen(member(words)),
+            "assign" => LogOperation::Assigned {
+                member: member(words),
+                partitions: words.plain[2..].iter().map(|word| partition_of(word)).collect(),
+            },
+            "leave" => LogOperation::MemberLeft { member: member(words), leaving: Leaving::Left },
+            "position" => {
+                LogOperation::Position { member: member(words), partition: at(), offset: words.number("offset") }
+            }
+            "commit" => LogOperation::Committed {
+                member: member(words),
+                partition: at(),
+                offset: words.number("offset").unwrap(),
+                error,
+                transaction: words.number("producer"),
+            },
+            "end" => LogOperation::TransactionEnded {
+                producer: words.number("producer").unwrap(),
+                transaction: "transaction".into(),
+                committed: words.has("commit"),
+                error,
+            },
+            other => panic!("unknown command log {other}"),
+        })
+    }
+}
+
+fn partition_of(word: &str) -> Partition {
+    let (topic, number) = word.split_once('/').unwrap();
+    let topic = if topic.starts_with('#') { Topic::Id(id(topic)) } else { Topic::Name(topic.into()) };
+    Partition { topic, number: number.parse().unwrap() }
+}
+
+fn id(word: &str) -> TopicId {
+    let number: u128 = word.strip_prefix('#').unwrap().parse().unwrap();
+    TopicId(number.to_be_bytes())
+}
+
+fn member(words: &Words<'_>) -> Member {
+    Member { group: words.get("group").unwrap_or("g").into(), member: words.get("member").unwrap_or("").into() }
+}
+
+fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
+    let sequence = words.get("seq").map(|numbers| {
+        let numbers: Vec<i64> = numbers.split(':').map(|number| number.parse().unwrap()).collect();
+        Sequence { producer: numbers[0], epoch: numbers[1] as i16, first: numbers[2] as i32 }
+    });
+    Batch {
+        records: words.number("records").unwrap_or((last - first + 1) as u64),
+        first,
+        last,
+        bytes: 100,
+        checksum: words.number("sum"),
+        sequence,
+        transactional: false,
+    }
+}

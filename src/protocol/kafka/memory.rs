@@ -1,0 +1,134 @@
+//! What a session keeps between requests.
+
+use std::rc::Rc;
+
+use hashbrown::HashMap;
+
+use crate::names::Name;
+use crate::protocol::operation::log::{Partition, Topic, TopicId};
+use crate::protocol::operation::{Operation, SessionFacts};
+use crate::protocol::output::Output;
+use crate::stream::Flow;
+
+/// What Kafka is called.
+const SYSTEM: &str = "kafka";
+
+/// See the [module](self).
+#[derive(Default)]
+pub(super) struct Memory {
+    facts: SessionFacts,
+    /// As the client wrote it.
+    client_id: Vec<u8>,
+    pub fetches: Fetches,
+}
+
+impl Memory {
+    pub fn new(client: Flow, late: bool) -> Memory {
+        let facts = SessionFacts { system: SYSTEM, client_flow: Some(client), late, ..SessionFacts::default() };
+        Memory { facts, ..Memory::default() }
+    }
+
+    /// Says who speaks here, again if more is known.
+    pub fn tell_facts(&self, out: &mut Output<'_>) {
+        out.push(Operation::Session(Rc::new(self.facts.clone())));
+    }
+
+    /// What the client calls itself; the bytes of a request's header.
+    pub fn client(&mut self, name: &[u8], out: &mut Output<'_>) {
+        if self.client_id == name && self.facts.client_name.is_some() {
+            return;
+        }
+        self.client_id.clear();
+        self.client_id.extend_from_slice(name);
+        self.facts.client_name = Some(out.name(name));
+        self.tell_facts(out);
+    }
+
+    /// What the client called itself last.
+    pub fn client_id(&self) -> &[u8] {
+        &self.client_id
+    }
+
+    /// The client's library.
+    pub fn software(&mut self, name: Option<&Name>, version: Option<&Name>, out: &mut Output<'_>) {
+        let Some(name) = name else { return };
+        let product: Name = match version {
+            Some(version) => format!("{name} {version}").into(),
+            None => name.clone(),
+        };
+        if self.facts.client_product.as_ref() != Some(&product) {
+            self.facts.client_product = Some(product);
+            self.tell_facts(out);
+        }
+    }
+
+    /// Memory in bytes.
+    pub fn cost(&self) -> usize {
+        self.client_id.capacity() + self.fetches.positions.capacity() * 48
+    }
+}
+
+/// Names of topics by their ids, which mean the same on every connection.
+#[derive(Default)]
+pub(in crate::protocol) struct TopicNames {
+    known: HashMap<TopicId, Name>,
+}
+
+impl TopicNames {
+    /// Names that are kept. Beyond it they are told again each time.
+    const MOST: usize = 65_536;
+
+    /// An id and a name belong together; false if that was known.
+    pub fn learn(&mut self, id: TopicId, name: &Name) -> bool {
+        if self.known.get(&id) == Some(name) {
+            return false;
+        }
+        if self.known.len() < Self::MOST {
+            self.known.insert(id, name.clone());
+        }
+        true
+    }
+
+    /// What a topic is called, where that is known.
+    pub fn name<'a>(&'a self, topic: &'a Topic) -> Option<&'a Name> {
+        match topic {
+            Topic::Name(name) => Some(name),
+            Topic::Id(id) => self.known.get(id),
+        }
+    }
+}
+
+/// From which offsets on a consumer wants its partitions. With a fetch session a request names only those that have changed
+/// (KIP-227).
+#[derive(Default)]
+pub(super) struct Fetches {
+    positions: HashMap<Partition, i64>,
+}
+
+impl Fetches {
+    /// Partitions of one connection that are kept.
+    const MOST: usize = 65_536;
+
+    /// A new fetch session, or none.
+    pub fn clear(&mut self) {
+        self.positions.clear();
+    }
+
+    /// A partition is wanted from an offset on.
+    pub fn wants(&mut self, partition: Partition, offset: Option<i64>) {
+        let Some(offset) = offset else { return self.forget(&partition) };
+        if self.positions.len() < Self::MOST || self.positions.contains_key(&partition) {
+            self.positions.insert(partition, offset);
+        }
+    }
+
+    /// A partition is not wanted any more, or it is not known from where on.
+    pub fn forget(&mut self, partition: &Partition) {
+        self.positions.remove(partition);
+    }
+
+    /// From where on a partition is wanted.
+    pub fn position(&self, partition: &Partition) -> Option<i64> {
+        self.positions.get(partition).copied()
+    }
+}

@@ -1,0 +1,481 @@
+//! Takes what a walk through a request or response tells, and says what happened.
+
+use super::batches::{Batches, Side};
+use super::codec::Scratch;
+use super::collector::{Collector, Purpose, Sink};
+use super::exchange::{self, Commit, Context, Ending, Judgement, Share};
+use super::field::Field;
+use super::layout::Layout;
+use super::membership;
+use super::memory::Memory;
+use super::row::Row;
+use super::visitor::{Value, Visitor};
+use crate::protocol::operation::Operation;
+use crate::protocol::operation::log::{Acks, Leaving, LogOperation, Member, Partition, Verdict};
+use crate::protocol::output::Output;
+use crate::stream::{Flow, Position};
+
+/// The APIs that are followed (org.apache.kafka.common.protocol.ApiKeys).
+pub(super) mod api {
+    pub const PRODUCE: i16 = 0;
+    pub const FETCH: i16 = 1;
+    pub const METADATA: i16 = 3;
+    pub const OFFSET_COMMIT: i16 = 8;
+    pub const OFFSET_FETCH: i16 = 9;
+    pub const FIND_COORDINATOR: i16 = 10;
+    pub const JOIN_GROUP: i16 = 11;
+    pub const HEARTBEAT: i16 = 12;
+    pub const LEAVE_GROUP: i16 = 13;
+    pub const SYNC_GROUP: i16 = 14;
+    pub const SASL_HANDSHAKE: i16 = 17;
+    pub const API_VERSIONS: i16 = 18;
+    pub const CREATE_TOPICS: i16 = 19;
+    pub const END_TXN: i16 = 26;
+    pub const TXN_OFFSET_COMMIT: i16 = 28;
+    pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
+    pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
+    pub const SHARE_FETCH: i16 = 78;
+    pub const SHARE_ACKNOWLEDGE: i16 = 79;
+}
+
+/// The member is not known, or another one has taken its place (org.apache.kafka.common.protocol.Errors: UNKNOWN_MEMBER_ID,
+/// FENCED_INSTANCE_ID, FENCED_MEMBER_EPOCH).
+const EXPELLED: [i16; 3] = [25, 82, 110];
+/// The epoch by which a member of the new protocol leaves (KIP-848): for good, or to come back soon.
+const LEAVING: [i64; 2] = [-1, -2];
+
+/// What is kept while one request or response is read.
+#[derive(Default)]
+pub(super) struct Reading {
+    row: Row,
+    collector: Collector,
+    batches: Option<Batches>,
+    /// Where the batches at hand begin, and from where on they are wanted.
+    records_at: Position,
+    /// Of a commit.
+    offsets: Vec<(Partition, i64)>,
+    /// Of an assignment.
+    partitions: Vec<Partition>,
+    assigned: bool,
+    purpose: Option<Purpose>,
+    /// Position behind the batches at hand.
+    records_end: Position,
+    /// Of share groups' members.
+    judgements: Vec<Judgement>,
+    /// The verdicts of the range at hand: one for each offset, or one for all.
+    verdicts: Vec<Option<Verdict>>,
+    /// Partitions whose acknowledgements were refused, and why.
+    refused: Vec<(Partition, i16)>,
+}
+
+impl Reading {
+    /// Another body begins.
+    pub fn begin(&mut self) {
+        self.row = Row::default();
+        self.batches = None;
+        self.offsets.clear();
+        self.partitions.clear();
+        self.assigned = false;
+        self.purpose = None;
+        self.judgements.clear();
+        self.refused.clear();
+    }
+
+    /// Memory in bytes.
+    pub fn cost(&self) -> usize {
+        let lists = self.offsets.capacity() * 40 + self.partitions.capacity() * 32;
+        size_of::<Reading>() + self.collector.cost() + lists + self.batches.as_ref().map_or(0, Batches::cost)
+    }
+}
+
+/// See the [module](self).
+pub(super) struct Scribe<'a, 'o> {
+    pub layout: &'static Layout,
+    pub is_request: bool,
+    pub reading: &'a mut Reading,
+    pub memory: &'a mut Memory,
+    /// Of a request: what its response will have to know. Of a response: what its request said.
+    pub context: &'a mut Context,
+    pub scratch: &'a mut Scratch,
+    pub flow: Flow,
+    /// Where the body begins.
+    pub start: Position,
+    pub secrets: &'a mut Vec<std::ops::Range<Position>>,
+    pub out: &'a mut Output<'o>,
+}
+
+impl Scribe<'_, '_> {
+    /// The body was read to its end.
+    pub fn done(&mut self) {
+        let key = self.layout.key();
+        if self.is_request { self.request_done(key) } else { self.response_done(key) }
+    }
+
+    fn log(&mut self, operation: LogOperation) {
+        self.out.push(Operation::Log(operation));
+    }
+
+    fn member(&self) -> Option<Member> {
+        exchange::member(self.reading.row.group.as_ref(), self.reading.row.member.as_ref())
+    }
+
+    fn request_done(&mut self, key: i16) {
+        match key {
+            api::OFFSET_COMMIT | api::TXN_OFFSET_COMMIT => {
+                let Some(member) = self.member() else { return };
+                let transaction = self.reading.row.number(Field::ProducerId).filter(|_| key == api::TXN_OFFSET_COMMIT);
+                let offsets = std::mem::take(&mut self.reading.offsets);
+                *self.context = Context::Commit(Box::new(Commit { member, transaction, offsets }));
+            }
+            api::JOIN_GROUP | api::SYNC_GROUP | api::HEARTBEAT | api::OFFSET_FETCH => self.member_speaks(),
+            api::FIND_COORDINATOR => {
+                // Whoever asks for a group's coordinator is of the group, or will be (0: a group; KIP-699).
+                let row = &self.reading.row;
+                let is_group = row.number(Field::CoordinatorType).unwrap_or(0) == 0;
+                if let Some(member) = exchange::member(row.coordinator.as_ref().filter(|_| is_group), None) {
+                    self.log(LogOperation::MemberSeen(member));
+                }
+            }
+            api::LEAVE_GROUP => {
+                self.member_speaks();
+                self.leaves();
+            }
+            api::CONSUMER_GROUP_HEARTBEAT => {
+                self.member_speaks();
+                if self.reading.row.number(Field::Generation).is_some_and(|epoch| LEAVING.contains(&epoch)) {
+                    self.leaves();
+                }
+            }
+            api::END_TXN => {
+                let row = &self.reading.row;
+                let known =
+                    row.number(Field::ProducerId).zip(row.transaction.clone()).zip(row.number(Field::Committed));
+                *self.context = Context::End(known.map(|((producer, transaction), committed)| Ending {
+                    producer,
+                    transaction,
+                    committed: committed != 0,
+                }));
+            }
+            api::API_VERSIONS => {
+                let row = &self.reading.row;
+                self.memory.software(row.software.as_ref(), row.software_version.as_ref(), self.out);
+            }
+            api::SHARE_FETCH | api::SHARE_ACKNOWLEDGE => {
+                let Some(member) = self.member() else { return };
+                let judgements = std::mem::take(&mut self.reading.judgements);
+                *self.context = Context::Share(Box::new(Share { member, judgements }));
+            }
+            api::PRODUCE => {
+                if let Context::Produce { answered, .. } = self.context {
+                    *answered = self.reading.row.number(Field::Acks) != Some(0);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn member_speaks(&mut self) {
+        let Some(member) = self.member() else { return };
+        *self.context = Context::Member(member.clone());
+        // A member that joins for the first time has no id yet.
+        if !member.member.is_empty() {
+            self.log(LogOperation::MemberSeen(member));
+        }
+    }
+
+    fn leaves(&mut self) {
+        let Some(member) = self.member().filter(|member| !member.member.is_empty()) else { return };
+        self.log(LogOperation::MemberLeft { member, leaving: Leaving::Left });
+    }
+
+    fn response_done(&mut self, key: i16) {
+        let error = self.reading.row.error();
+        if let Context::Share(share) = &mut *self.context {
+            let Share { member, judgements } = &mut **share;
+            let (member, judgements) = (member.clone(), std::mem::take(judgements));
+            return self.judged(&member, judgements);
+        }
+        match (key, &*self.context) {
+            (api::END_TXN, Context::End(Some(ending))) => {
+                let Ending { producer, transaction, committed } = ending;
+                let (producer, transaction, committed) = (*producer, transaction.clone(), *committed);
+                let Some(error) = error else { return };
+                self.log(LogOperation::TransactionEnded { producer, transaction, committed, error });
+            }
+            (api::HEARTBEAT | api::SYNC_GROUP | api::CONSUMER_GROUP_HEARTBEAT, Context::Member(member))
+                if error.is_some_and(|error| EXPELLED.contains(&error)) =>
+            {
+                let member = member.clone();
+                self.log(LogOperation::MemberLeft { member, leaving: Leaving::Expelled });
+            }
+            (api::JOIN_GROUP, Context::Member(asked)) if error == Some(0) => {
+                let member = exchange::member(Some(&asked.group), self.reading.row.member.as_ref());
+                if let Some(member) = member.filter(|member| !member.member.is_empty()) {
+                    self.log(LogOperation::MemberSeen(member));
+                }
+            }
+            (api::SYNC_GROUP | api::CONSUMER_GROUP_HEARTBEAT, Context::Member(member))
+                if error == Some(0) && self.reading.assigned =>
+            {
+                let mut member = member.clone();
+                if let Some(named) = self.reading.row.member.clone().filter(|_| member.member.is_empty()) {
+                    member.member = named;
+                }
+                let partitions = std::mem::take(&mut self.reading.partitions);
+                self.log(LogOperation::Assigned { member, partitions });
+            }
+            _ => {}
+        }
+    }
+
+    /// An element for a partition has ended, or a partition that has nothing but its number.
+    fn partition_done(&mut self) {
+        let row = &self.reading.row;
+        let Some(partition) = row.partition() else { return };
+        match (self.layout.key(), self.is_request) {
+            (api::FETCH, true) if row.forgotten => self.memory.fetches.forget(&partition),
+            (api::FETCH, true) => {
+                let offset = row.number(Field::FetchOffset);
+                self.memory.fetches.wants(partition, offset);
+            }
+            (api::OFFSET_COMMIT | api::TXN_OFFSET_COMMIT, true) => {
+                if let Some(offset) = row.number(Field::CommittedOffset)
+                    && self.out.take_room(size_of::<(Partition, i64)>())
+                {
+                    self.reading.offsets.push((partition, offset));
+                }
+            }
+            (api::CONSUMER_GROUP_HEARTBEAT, false) if self.reading.assigned => {
+                let has_room = self.out.take_room(size_of::<Partition>());
+                self.reading.partitions.extend(has_room.then_some(partition));
+            }
+            (_, false) => self.answered(partition),
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, partition: Partition) {
+        let row = &self.reading.row;
+        let error = row.error();
+        match &*self.context {
+            Context::Produce { request, .. } => {
+                let (request, offset) = (*request, row.number(Field::BaseOffset));
+                let Some(error) = error else { return };
+                self.log(LogOperation::ProduceAnswered { request, partition, offset, error });
+            }
+            Context::Fetch { .. } => {
+                let numbers = [Field::HighWatermark, Field::LastStableOffset, Field::LogStartOffset];
+                let [high, stable, start] = numbers.map(|field| row.number(field).filter(|offset| *offset >= 0));
+                if let (Some(high), Some(0)) = (high, error) {
+                    self.log(LogOperation::Watermarks { partition, high, stable, start });
+                }
+            }
+            Context::Commit(commit) => {
+                let offset = commit.offsets.iter().find(|(of, _)| *of == partition).map(|(_, offset)| *offset);
+                let (Some(offset), Some(error)) = (offset, error) else { return };
+                let (member, transaction) = (commit.member.clone(), commit.transaction);
+                self.log(LogOperation::Committed { member, partition, offset, error, transaction });
+            }
+            Context::Share(_) => {
+                let of_acknowledgement = if self.layout.key() == api::SHARE_FETCH {
+                    row.number(Field::AcknowledgeError).and_then(|code| i16::try_from(code).ok())
+                } else {
+                    error
+                };
+                if let Some(code) = of_acknowledgement.filter(|code| *code != 0)
+                    && self.out.take_room(size_of::<(Partition, i16)>())
+                {
+                    self.reading.refused.push((partition, code));
+                }
+            }
+            Context::Member(member) if self.layout.key() == api::OFFSET_FETCH => {
+                let group = row.group.clone().unwrap_or_else(|| member.group.clone());
+                let member = Member { group, member: member.member.clone() };
+                let offset = row.number(Field::CommittedOffset).filter(|offset| *offset >= 0);
+                self.log(LogOperation::Position { member, partition, offset });
+            }
+            _ => {}
+        }
+    }
+
+    /// A range of offsets has been told of, with verdicts for it.
+    fn judgement(&mut self) {
+        let row = &self.reading.row;
+        let offsets = row.number(Field::FirstOffset).zip(row.number(Field::LastOffset));
+        let (Some(partition), Some((first, last))) = (row.partition(), offsets) else { return };
+        let verdicts = std::mem::take(&mut self.reading.verdicts);
+        let ranges = verdicts.chunk_by(|one, other| one == other);
+        let mut next = first;
+        for range in ranges {
+            let all = verdicts.len() == 1;
+            let end = if all { last } else { next.saturating_add_unsigned(range.len() as u64 - 1).min(last) };
+            if let Some(Some(verdict)) = range.first().copied()
+                && next <= end
+                && self.out.take_room(size_of::<Judgement>())
+            {
+                let partition = partition.clone();
+                self.reading.judgements.push(Judgement { partition, first: next, last: end, verdict });
+            }
+            next = end.saturating_add(1);
+        }
+        self.reading.verdicts = verdicts;
+        self.reading.verdicts.clear();
+    }
+
+    /// The broker has answered to acknowledgements.
+    fn judged(&mut self, member: &Member, judgements: Vec<Judgement>) {
+        let of_all = self.reading.row.outer_error;
+        for Judgement { partition, first, last, verdict } in judgements {
+            let of_partition = self.reading.refused.iter().find(|(refused, _)| *refused == partition);
+            let error = of_partition.map_or(of_all, |(_, code)| *code);
+            let member = member.clone();
+            self.log(LogOperation::Judged { member, partition, first, last, verdict, error });
+        }
+    }
+
+    /// A share group's member was given a range of offsets.
+    fn acquired(&mut self) {
+        let row = &self.reading.row;
+        let numbers = [Field::FirstOffset, Field::LastOffset, Field::DeliveryCount].map(|field| row.number(field));
+        let ([Some(first), Some(last), Some(delivery)], Some(partition)) = (numbers, row.partition()) else { return };
+        let (Context::Share(share), Ok(delivery)) = (&*self.context, u32::try_from(delivery)) else { return };
+        let (member, flow, end) = (share.member.clone(), self.flow, self.reading.records_end);
+        if first <= last {
+            self.log(LogOperation::Acquired { member, partition, first, last, delivery, flow, end });
+        }
+    }
+
+    fn topic_done(&mut self) {
+        let known = matches!(
+            (self.layout.key(), self.is_request),
+            (api::METADATA | api::CREATE_TOPICS | api::DESCRIBE_TOPIC_PARTITIONS, false)
+        );
+        let Some((id, name)) = self.reading.row.topic_names().filter(|_| known) else { return };
+        if self.out.topics.learn(id, &name) {
+            self.log(LogOperation::TopicNamed { id, name });
+        }
+    }
+
+    /// Lets the batches at hand take what comes of them.
+    fn records(&mut self, take: impl FnOnce(&mut Batches, &mut Scratch, &mut Sink<'_, '_>)) {
+        let Reading { batches: Some(batches), collector, row, purpose: Some(purpose), records_at, .. } = self.reading
+        else {
+            return;
+        };
+        let (purpose, start, partition) = (*purpose, *records_at, row.partition());
+        let mut sink = Sink { collector, purpose, partition, flow: self.flow, start, out: self.out };
+        take(batches, self.scratch, &mut sink);
+    }
+
+    fn purpose(&self) -> Purpose {
+        match &*self.context {
+            Context::Produce { request, .. } => {
+                let acks = match self.reading.row.number(Field::Acks) {
+                    Some(0) => Acks::None,
+                    Some(1) => Acks::Leader,
+                    _ => Acks::All,
+                };
+                Purpose::Produce { request: *request, acks }
+            }
+            Context::Fetch { .. } => {
+                let partition = self.reading.row.partition();
+                Purpose::Consume { from: partition.and_then(|partition| self.memory.fetches.position(&partition)) }
+            }
+            _ => Purpose::Replicate,
+        }
+    }
+
+    fn assignment(&mut self, bytes: &[u8]) {
+        self.reading.assigned = membership::partitions(bytes, &mut self.reading.partitions, self.out);
+    }
+}
+
+impl Visitor for Scribe<'_, '_> {
+    fn enter(&mut self, field: Field) {
+        self.reading.row.enter(field);
+        match field {
+            Field::Partitions => self.reading.collector.begin(),
+            Field::Assigned => self.reading.assigned = true,
+            _ => {}
+        }
+    }
+
+    fn leave(&mut self, field: Field) {
+        match field {
+            Field::Partitions => self.partition_done(),
+            Field::Topics => self.topic_done(),
+            Field::Acknowledgements => self.judgement(),
+            Field::Acquired => self.acquired(),
+            Field::Aborted => {
+                let row = &self.reading.row;
+                if let (Some(producer), Some(first), Context::Fetch { committed: true }) =
+                    (row.number(Field::ProducerId), row.number(Field::FirstOffset), &*self.context)
+                {
+                    self.reading.collector.aborted(producer, first);
+                }
+            }
+            Field::Members if self.is_request && self.layout.key() == api::LEAVE_GROUP => {
+                let row = &self.reading.row;
+                let member = exchange::member(row.group.as_ref(), row.listed_member.as_ref());
+                if let Some(member) = member.filter(|member| !member.member.is_empty()) {
+                    self.log(LogOperation::MemberLeft { member, leaving: Leaving::Left });
+                }
+            }
+            _ => {}
+        }
+        self.reading.row.leave(field);
+    }
+
+    fn value(&mut self, field: Field, value: Value<'_>) {
+        match (field, value) {
+            (Field::Assignment, Value::Bytes(bytes)) if !self.is_request => return self.assignment(bytes),
+            (Field::ClientId, Value::Text(name)) => return self.memory.client(name, self.out),
+            (Field::AcknowledgeType, Value::Int(number)) => {
+                if self.out.take_room(1) {
+                    self.reading.verdicts.push(Verdict::of(number));
+                }
+                return;
+            }
+            (Field::Replica, Value::Int(replica)) if replica >= 0 => *self.context = Context::Replicate,
+            (Field::Isolation, Value::Int(level)) => {
+                if let Context::Fetch { committed } = self.context {
+                    *committed = level == 1;
+                }
+            }
+            (Field::SessionEpoch, Value::Int(epoch)) if self.is_request && epoch <= 0 => self.memory.fetches.clear(),
+            _ => {}
+        }
+        self.reading.row.set(field, value, self.out);
+        if field == Field::Partition && !self.reading.row.in_partition {
+            self.partition_done();
+        }
+    }
+
+    fn records_begin(&mut self, from: u64, length: u32) {
+        let side = if self.is_request { Side::Produce } else { Side::Fetch };
+        self.reading.purpose = Some(self.purpose());
+        self.reading.records_at = self.start + from;
+        self.reading.records_end = self.reading.records_at + Position::from(length);
+        self.reading.batches = Some(Batches::new(side, u64::from(length)));
+    }
+
+    fn records_data(&mut self, bytes: &[u8]) {
+        self.records(|batches, scratch, sink| batches.data(bytes, scratch, sink));
+    }
+
+    fn records_hole(&mut self, length: u64) {
+        self.records(|batches, scratch, sink| batches.hole(length, scratch, sink));
+    }
+
+    fn records_end(&mut self) {
+        self.records(|batches, scratch, sink| {
+            batches.end(scratch, sink);
+            sink.flush();
+        });
+        self.reading.batches = None;
+    }
+
+    fn secret(&mut self, from: u64, length: u64) {
+        self.secrets.push(self.start + from..self.start + from + length);
+    }
+}

@@ -1,0 +1,289 @@
+//! What happens in logs: topics that are cut into partitions, where messages have offsets and whole ranges of them move at once.
+
+use crate::names::Name;
+use crate::stream::{Flow, Position};
+
+/// A topic's id (KIP-516): 128 random bits, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicId(pub [u8; 16]);
+
+/// A topic as the wire calls it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Topic {
+    /// By its name.
+    Name(Name),
+    /// By its id, whose name may be learned later.
+    Id(TopicId),
+}
+
+/// One partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Partition {
+    /// The topic.
+    pub topic: Topic,
+    /// Its number in the topic.
+    pub number: i32,
+}
+
+/// An idempotent producer's count of its batches in a partition (KIP-98): the same numbers, the same batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sequence {
+    /// The producer's id.
+    pub producer: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// Number of the batch's first record.
+    pub first: i32,
+}
+
+/// Messages that were appended together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// How many; at least 1. Fewer than the offsets between the two where some were compacted away.
+    pub records: u64,
+    /// Offset of the first; counted from 0 until the broker has given offsets.
+    pub first: i64,
+    /// Offset of the last.
+    pub last: i64,
+    /// Its size on the wire in bytes, compressed as it is.
+    pub bytes: u64,
+    /// A checksum over its content, which stays the same on its way through the broker unless that compresses anew or sets the
+    /// time (CRC-32C of the batch).
+    pub checksum: Option<u32>,
+    /// Its producer's count, where it has one.
+    pub sequence: Option<Sequence>,
+    /// It is part of a transaction.
+    pub transactional: bool,
+}
+
+/// Which brokers must have a batch before its producer is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Acks {
+    /// None: the producer is not answered.
+    None,
+    /// The partition's leader.
+    Leader,
+    /// All replicas that are in sync.
+    All,
+}
+
+/// A request's number on its connection; an answer names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Why a member is not one any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Leaving {
+    /// It said so.
+    Left,
+    /// The coordinator does not know it any more, or another one took its place (fenced).
+    Expelled,
+}
+
+/// Why a message was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CopyFate {
+    /// To be tried again.
+    Retry,
+    /// Nobody tries it again.
+    DeadLetter,
+}
+
+/// What a share group's member says of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// There is none at this offset.
+    Gap,
+    /// Done.
+    Accept,
+    /// Somebody may have it again.
+    Release,
+    /// Nobody may have it again.
+    Reject,
+    /// It takes longer.
+    Renew,
+}
+
+impl Verdict {
+    /// By its number on the wire (ShareAcknowledgeRequest.json).
+    pub fn of(number: i64) -> Option<Verdict> {
+        match number {
+            0 => Some(Verdict::Gap),
+            1 => Some(Verdict::Accept),
+            2 => Some(Verdict::Release),
+            3 => Some(Verdict::Reject),
+            4 => Some(Verdict::Renew),
+            _ => None,
+        }
+    }
+}
+
+/// A member of a consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The group.
+    pub group: Name,
+    /// The id that the coordinator gave, or the member chose; empty for a consumer that assigns itself and only commits.
+    pub member: Name,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogOperation {
+    /// A topic's id and its name belong together.
+    TopicNamed {
+        /// The id.
+        id: TopicId,
+        /// The name.
+        name: Name,
+    },
+    /// A producer sent a batch.
+    Produced {
+        /// The request that holds it.
+        request: RequestId,
+        /// Where to.
+        partition: Partition,
+        /// What.
+        batch: Batch,
+        /// Who has to have it.
+        acks: Acks,
+    },
+    /// A message of the batch that follows says that it is a copy of another one.
+    Copied {
+        /// Where the copy goes.
+        copy: Partition,
+        /// Where the other one is.
+        origin: Partition,
+        /// Its offset there.
+        offset: i64,
+        /// The group that consumed it there, if that is said.
+        group: Option<Name>,
+        /// What becomes of it.
+        fate: CopyFate,
+        /// The class of the exception that its consumer met.
+        cause: Option<Name>,
+    },
+    /// The broker answered for what a request appends to a partition.
+    ProduceAnswered {
+        /// The request.
+        request: RequestId,
+        /// The partition.
+        partition: Partition,
+        /// The offset that the first record was given; `None`: not told, as with an error.
+        offset: Option<i64>,
+        /// The broker's error code; 0: none.
+        error: i16,
+    },
+    /// Nobody will know what the broker answered to a request.
+    AnswerLost {
+        /// The request.
+        request: RequestId,
+    },
+    /// The broker sent messages of a partition to a consumer.
+    Fetched {
+        /// Which partition.
+        partition: Partition,
+        /// What, in the order of the log; never empty.
+        batches: Vec<Batch>,
+        /// The consumer asked from this offset on; what the first batch holds before it is not handed over. `None`: not known.
+        from: Option<i64>,
+        /// A reader of committed messages will drop them: their transaction was aborted.
+        aborted: bool,
+        /// The flow that carried them.
+        flow: Flow,
+        /// Position behind the last byte: when the reader passes it, the application has them.
+        end: Position,
+    },
+    /// What the broker says of a partition beside its messages.
+    Watermarks {
+        /// Which.
+        partition: Partition,
+        /// Offset behind the last message that consumers may have.
+        high: i64,
+        /// Offset behind the last one whose transaction has ended.
+        stable: Option<i64>,
+        /// Offset of the oldest message.
+        start: Option<i64>,
+    },
+    /// A consumer speaks here as a member of a group.
+    MemberSeen(Member),
+    /// What a member consumes from now on, and nothing else.
+    Assigned {
+        /// The member.
+        member: Member,
+        /// Its partitions.
+        partitions: Vec<Partition>,
+    },
+    /// A member is none any more.
+    MemberLeft {
+        /// Which.
+        member: Member,
+        /// Why.
+        leaving: Leaving,
+    },
+    /// The coordinator told where a group stands in a partition.
+    Position {
+        /// The member that asked.
+        member: Member,
+        /// The partition.
+        partition: Partition,
+        /// The committed offset; `None`: there is none.
+        offset: Option<i64>,
+    },
+    /// A commit, as the coordinator answered it.
+    Committed {
+        /// The member that commits.
+        member: Member,
+        /// The partition.
+        partition: Partition,
+        /// All before it is done.
+        offset: i64,
+        /// The broker's error code; 0: none.
+        error: i16,
+        /// It counts when this producer's transaction is committed.
+        transaction: Option<i64>,
+    },
+    /// A share group's member was given messages, each on its own (KIP-932).
+    Acquired {
+        /// The member.
+        member: Member,
+        /// The partition.
+        partition: Partition,
+        /// Offset of the first.
+        first: i64,
+        /// Offset of the last.
+        last: i64,
+        /// How often they were given, with this time, as the broker counts.
+        delivery: u32,
+        /// The flow that carried them.
+        flow: Flow,
+        /// Position behind the last byte of all that came with them.
+        end: Position,
+    },
+    /// What a share group's member says of messages, as the broker answered it.
+    Judged {
+        /// The member.
+        member: Member,
+        /// The partition.
+        partition: Partition,
+        /// Offset of the first.
+        first: i64,
+        /// Offset of the last.
+        last: i64,
+        /// What it says of them.
+        verdict: Verdict,
+        /// The broker's error code; 0: none.
+        error: i16,
+    },
+    /// A producer's transaction ended, as the coordinator answered.
+    TransactionEnded {
+        /// The producer's id.
+        producer: i64,
+        /// Its name for its transactions.
+        transaction: Name,
+        /// Committed, or aborted.
+        committed: bool,
+        /// The broker's error code; 0: none.
+        error: i16,
+    },
+}
