@@ -4,6 +4,7 @@ mod drawn;
 mod examples;
 mod hostile;
 mod records;
+mod sessions;
 
 use super::encode::{Body, Call, Recorder, draw, noise};
 use super::{Direction, Field, Kind, Layout, Message, Outcome, Walk, table};

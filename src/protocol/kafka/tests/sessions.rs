@@ -1,0 +1,195 @@
+//! Conversations of requests and responses drawn from the table, through whole sessions: the same operations however they are cut;
+//! holes only remove; bytes that mean nothing do no harm.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::super::encode::noise;
+use super::*;
+use crate::protocol::operation::log::LogOperation;
+use crate::protocol::operation::{Observed, Operation};
+use crate::protocol::{Limits, Sessions};
+use crate::stream::{ConnectionId, End, Event, Facts, Flow};
+use crate::time::Timestamp;
+
+const CONNECTION: ConnectionId = ConnectionId(1);
+
+/// A frame, and who sends it.
+struct Frame {
+    flow: Flow,
+    bytes: Vec<u8>,
+}
+
+/// A client that introduces itself, and what it and its broker say then.
+fn conversation(seed: u64, exchanges: usize) -> Vec<Frame> {
+    let mut noise = noise(seed);
+    let hello = b"\0\0\0\x0d\0\x12\0\0\0\0\0\0\0\x03app".to_vec();
+    let mut frames = vec![
+        Frame { flow: Flow::Forward, bytes: hello },
+        Frame { flow: Flow::Backward, bytes: b"\0\0\0\x0a\0\0\0\0\0\0\0\0\0\0".to_vec() },
+    ];
+    let followed: Vec<_> = table().messages().iter().filter(|message| message.kind == Kind::Request).collect();
+    for correlation in 1..=exchanges as i32 {
+        let request = followed[noise() as usize % followed.len()];
+        let versions = all();
+        let of_request: Vec<_> = versions.iter().filter(|(message, _, _)| std::ptr::eq(*message, request)).collect();
+        let (message, version, _) = of_request[noise() as usize % of_request.len()];
+        let body = draw(table(), message, *version, &mut noise);
+        let mut head = Vec::new();
+        head.extend(message.key.to_be_bytes());
+        head.extend(version.to_be_bytes());
+        head.extend(correlation.to_be_bytes());
+        frames.push(frame(Flow::Forward, &head, &body.bytes));
+        let response = versions
+            .iter()
+            .find(|(other, of, _)| other.key == message.key && other.kind == Kind::Response && of == version)
+            .expect("every request has a response");
+        let body = draw(table(), response.0, *version, &mut noise);
+        frames.push(frame(Flow::Backward, &correlation.to_be_bytes(), &body.bytes));
+    }
+    frames
+}
+
+fn frame(flow: Flow, head: &[u8], body: &[u8]) -> Frame {
+    let size = u32::try_from(head.len() + body.len()).unwrap();
+    Frame { flow, bytes: [&size.to_be_bytes(), head, body].concat() }
+}
+
+struct Listener {
+    sessions: Sessions,
+    operations: Vec<Observed>,
+    positions: [u64; 2],
+}
+
+impl Listener {
+    fn new() -> Listener {
+        let mut listener =
+            Listener { sessions: Sessions::new(Limits::default()), operations: Vec::new(), positions: [0; 2] };
+        let end = |port| End { address: ([127, 0, 0, 1], port).into(), owner: None, local: true, reads_seen: true };
+        let facts = Facts { ends: [end(40_000), end(9092)], roles_known: true, from_start: true };
+        listener.sessions.handle_event(&Event::Facts(CONNECTION, &facts), &mut listener.operations);
+        listener
+    }
+
+    fn hear(&mut self, flow: Flow, bytes: &[u8], packet_start: bool) {
+        if bytes.is_empty() {
+            return;
+        }
+        let position = self.positions[flow.index()];
+        let (connection, time) = (CONNECTION, Timestamp(1));
+        let event = Event::Data { connection, flow, position, time, bytes, packet_start };
+        self.sessions.handle_event(&event, &mut self.operations);
+        self.positions[flow.index()] += bytes.len() as u64;
+        assert!(self.sessions.cost() < 1 << 20, "it keeps what it hears");
+    }
+
+    fn miss(&mut self, flow: Flow, length: u64) {
+        let position = self.positions[flow.index()];
+        let (connection, time, cause) = (CONNECTION, Timestamp(1), crate::stream::HoleCause::Missing);
+        let event = Event::Hole { connection, flow, position, length: Some(length), time, cause };
+        self.sessions.handle_event(&event, &mut self.operations);
+        self.positions[flow.index()] += length;
+    }
+
+    fn end(mut self) -> Vec<Operation> {
+        let event = Event::Closed { connection: CONNECTION, time: Timestamp(1) };
+        self.sessions.handle_event(&event, &mut self.operations);
+        self.operations.into_iter().map(|observed| observed.operation).collect()
+    }
+}
+
+fn whole(frames: &[Frame]) -> Vec<Operation> {
+    let mut listener = Listener::new();
+    frames.iter().for_each(|frame| listener.hear(frame.flow, &frame.bytes, true));
+    listener.end()
+}
+
+fn is_about_a_log(operation: &Operation) -> bool {
+    use LogOperation::*;
+    // The others have numbers of requests, or positions, which count what was lost.
+    matches!(
+        operation,
+        Operation::Log(Committed { .. } | TransactionEnded { .. } | TopicNamed { .. } | Position { .. })
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Any cut into pieces: the same operations.
+    #[test]
+    fn cuts_of_conversations_change_nothing(seed in any::<u64>(), cuts in vec(any::<Index>(), 0..40)) {
+        let frames = conversation(seed, 6);
+        let mut listener = Listener::new();
+        for (number, frame) in frames.iter().enumerate() {
+            // The first request is what the protocol is known by.
+            let share = if number == 0 { &[][..] } else { &cuts[..] };
+            let mut places: Vec<usize> = share.iter().map(|cut| cut.index(frame.bytes.len() + 1)).collect();
+            places.extend([0, frame.bytes.len()]);
+            places.sort_unstable();
+            for pair in places.windows(2) {
+                listener.hear(frame.flow, &frame.bytes[pair[0]..pair[1]], pair[0] == 0);
+            }
+        }
+        prop_assert_eq!(listener.end(), whole(&frames));
+    }
+
+    /// Holes take knowledge away, and add none.
+    #[test]
+    fn holes_in_conversations_only_remove(
+        seed in any::<u64>(),
+        holes in vec((any::<Index>(), any::<Index>(), 1usize..200), 1..6),
+    ) {
+        let frames = conversation(seed, 6);
+        let mut listener = Listener::new();
+        for (number, frame) in frames.iter().enumerate() {
+            let length = frame.bytes.len();
+            let in_frame = holes.iter().filter(|(which, ..)| number > 0 && which.index(frames.len()) == number);
+            let mut missing = vec![false; length];
+            for (_, start, count) in in_frame {
+                missing.iter_mut().skip(start.index(length)).take(*count).for_each(|byte| *byte = true);
+            }
+            let mut at = 0;
+            for run in missing.chunk_by(|one, other| one == other) {
+                let bytes = &frame.bytes[at..at + run.len()];
+                if run[0] { listener.miss(frame.flow, run.len() as u64) } else { listener.hear(frame.flow, bytes, at == 0) }
+                at += run.len();
+            }
+        }
+        let known = whole(&frames);
+        for operation in listener.end().into_iter().filter(is_about_a_log) {
+            prop_assert!(known.contains(&operation), "{operation:?}");
+        }
+    }
+
+    /// Bytes that mean nothing, on a connection that speaks Kafka's protocol: no panic, no memory.
+    #[test]
+    fn noise_does_no_harm(
+        pieces in vec((any::<bool>(), vec(any::<u8>(), 1..200), any::<bool>(), 0u64..400), 1..30),
+        seed in any::<u64>(),
+    ) {
+        let mut listener = Listener::new();
+        for frame in conversation(seed, 2) {
+            listener.hear(frame.flow, &frame.bytes, true);
+        }
+        for (forward, bytes, packet_start, hole) in pieces {
+            let flow = if forward { Flow::Forward } else { Flow::Backward };
+            listener.hear(flow, &bytes, packet_start);
+            if hole < 100 {
+                listener.miss(flow, hole + 1);
+            }
+        }
+        listener.end();
+    }
+}
+
+#[test]
+fn conversations_are_understood() {
+    let operations: Vec<Operation> = (0..200).flat_map(|seed| whole(&conversation(seed, 6))).collect();
+    let logs = operations.iter().filter(|operation| is_about_a_log(operation)).count();
+    assert!(logs > 200, "{logs} of {}", operations.len());
+    // Drawn record batches are noise; all else is as it should be.
+    let lost = operations.iter().filter(|operation| matches!(operation, Operation::Gap(_))).count();
+    assert_eq!(lost, 0);
+}
