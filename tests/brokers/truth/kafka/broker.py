@@ -41,6 +41,9 @@ KRAFT = {
     "process.roles": "broker,controller",
     "node.id": 1,
     "controller.listener.names": "CONTROLLER",
+    # So long a broker that was killed is not let in again.
+    "broker.session.timeout.ms": 3000,
+    "broker.heartbeat.interval.ms": 500,
     "share.coordinator.state.topic.replication.factor": 1,
     "share.coordinator.state.topic.min.isr": 1,
     "share.coordinator.state.topic.num.partitions": 4,
@@ -186,7 +189,7 @@ class KafkaBroker:
             while True:
                 self.process = spawn(self._java(self.heap, "kafka.Kafka", str(self.directory / "server.properties")),
                                      stdout=out, stderr=out)
-                if _await(self.admin_port, self.process, deadline):
+                if _await(self.admin_port, self.process, deadline) and self.admin.ready(self.process, deadline):
                     break
                 # ZooKeeper keeps the name of a broker that was killed until its session is over.
                 if time.monotonic() > deadline or self.version == "4":
@@ -194,7 +197,6 @@ class KafkaBroker:
                     raise RuntimeError(f"Kafka {self.version} did not start: {tail}")
         for port in (self.port, self.sasl_port):
             _await(port, self.process, deadline)
-        self.admin.ready(deadline)
 
 
 def _await(port, process, deadline):

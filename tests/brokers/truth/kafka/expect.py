@@ -167,7 +167,9 @@ class _Rules:
     def run(self, events):
         """Takes them one after the other."""
         for at, what, fields in events:
-            getattr(self, "on_" + what, lambda *_: None)(at, **fields)
+            handler = getattr(self, "on_" + what, None)
+            if handler:
+                handler(at, **fields)
         self.finish()
 
     def deliver(self, at, offset):
@@ -221,7 +223,12 @@ class _Consuming(_Rules):
         self.times[offset] += 1
         self.holder[offset] = handle
         if handle in self.open and self.open[handle]["start"] is None:
-            self.open[handle]["start"] = offset if self.open[handle]["committed"] is None else min(offset, self.open[handle]["committed"])
+            self.open[handle]["start"] = self._start(offset, at)
+
+    def _start(self, offset, at):
+        """Where a reader began whose first record this is: behind the last one before it that it would have been given."""
+        before = [o for o, record in self.records.items() if o < offset and o not in self.isolated and (record.gone is None or record.gone > at)]
+        return max(before, default=-1) + 1
 
     def on_seek(self, at, handle, offset):
         """Back to what it had: it comes again. Whether that is a failure, the wire does not say."""
