@@ -26,6 +26,7 @@ type consumer struct {
 	next     map[spot]int64
 	ends     map[spot]int64
 	assigned map[spot]bool
+	changed  time.Time
 }
 
 func newConsumer(c *command) (handle, error) {
@@ -147,6 +148,7 @@ func (r *consumer) moved(op string) func(context.Context, *kgo.Client, map[strin
 		}
 		told := []any{}
 		r.lock.Lock()
+		r.changed = time.Now()
 		for topic, several := range partitions {
 			for _, partition := range several {
 				told = append(told, []any{topic, partition})
@@ -164,7 +166,7 @@ func (r *consumer) moved(op string) func(context.Context, *kgo.Client, map[strin
 
 func (r *consumer) poll(c *command) (fields, error) {
 	end := time.Now().Add(time.Duration(number(c.Timeout, 20_000)) * time.Millisecond)
-	quiet, records, complete := time.Now(), []any{}, false
+	quiet, records, complete, assigned := time.Now(), []any{}, false, 0
 	for !complete && time.Now().Before(end) {
 		most := 500
 		if r.o.MaxPoll > 0 {
@@ -181,12 +183,15 @@ func (r *consumer) poll(c *command) (fields, error) {
 			records, quiet = append(records, some...), time.Now()
 		}
 		r.lock.Lock()
-		assigned := len(r.assigned)
+		assigned = len(r.assigned)
+		if r.changed.After(quiet) {
+			quiet = r.changed
+		}
 		r.lock.Unlock()
 		complete = (c.Records == nil || len(records) >= *c.Records) && (c.Assigned == nil || assigned == *c.Assigned) &&
 			(c.Idle == nil || time.Since(quiet) >= time.Duration(*c.Idle)*time.Millisecond)
 	}
-	return fields{"records": records, "complete": complete}, nil
+	return fields{"records": records, "complete": complete, "assigned": assigned}, nil
 }
 
 func (r *consumer) take(most int) ([]any, error) {

@@ -52,7 +52,7 @@ final class Administering extends Handle {
         ArrayNode offsets = list();
         known.forEach((partition, info) -> {
             if (info != null) {
-                offsets.add(where(partition).add(info.startOffset()));
+                offsets.add(where(partition).add(info.startOffset()).add(info.lag().orElse(null)));
             }
         });
         ObjectNode result = result();

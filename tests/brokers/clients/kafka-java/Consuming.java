@@ -31,6 +31,7 @@ final class Consuming extends Handle implements ConsumerRebalanceListener {
     private final Map<String, ConsumerRecord<byte[], byte[]>> held = new ConcurrentHashMap<>();
     private final Map<TopicPartition, Long> next = new ConcurrentHashMap<>();
     private boolean committing;
+    private long changed = System.nanoTime();
 
     Consuming(KafkaTruth process, String name, JsonNode options) {
         super(process, name, options);
@@ -144,12 +145,12 @@ final class Consuming extends Handle implements ConsumerRebalanceListener {
             if (!some.isEmpty()) {
                 quiet = System.nanoTime();
             }
-            long silence = (System.nanoTime() - quiet) / 1_000_000;
+            long silence = (System.nanoTime() - Math.max(quiet, changed)) / 1_000_000;
             complete = (!command.hasNonNull("records") || records.size() >= command.get("records").asInt())
                 && (!command.hasNonNull("assigned") || consumer.assignment().size() == command.get("assigned").asInt())
                 && (!command.hasNonNull("idle") || silence >= command.get("idle").asLong());
         }
-        ObjectNode result = result().put("complete", complete);
+        ObjectNode result = result().put("complete", complete).put("assigned", consumer.assignment().size());
         result.set("records", records);
         return result;
     }
@@ -260,6 +261,7 @@ final class Consuming extends Handle implements ConsumerRebalanceListener {
     }
 
     private void moved(String op, Collection<TopicPartition> partitions) {
+        changed = System.nanoTime();
         ArrayNode told = list();
         partitions.forEach(partition -> told.add(where(partition)));
         ObjectNode entry = entry(op);

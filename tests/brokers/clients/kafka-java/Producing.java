@@ -35,7 +35,7 @@ final class Producing extends Handle {
         settings.put("linger.ms", options.path("linger").asText("0"));
         settings.put("batch.size", options.path("batch").asText("16384"));
         settings.put("compression.type", options.path("codec").asText("none"));
-        settings.put("enable.idempotence", options.path("idempotent").asBoolean(false));
+        settings.put("enable.idempotence", options.path("idempotent").asBoolean(false) || options.hasNonNull("transactional"));
         settings.put("max.block.ms", "20000");
         if (options.hasNonNull("transactional")) {
             settings.put("transactional.id", options.get("transactional").asText());

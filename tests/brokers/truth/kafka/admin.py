@@ -4,12 +4,11 @@ import collections
 import struct
 import time
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
 PATIENCE = 20
 OFFSETS_TOPIC = "__consumer_offsets"
-NOT_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 Stored = collections.namedtuple("Stored", "offset key value headers")
 Commit = collections.namedtuple("Commit", "at_ms group topic partition offset")
@@ -75,10 +74,8 @@ class Admin:
             return False
         try:
             return bool(self.ends([(topic, partition) for partition in range(partitions)]))
-        except KafkaException as failed:
-            if failed.args[0].retriable() or failed.args[0].code() in NOT_YET:
-                return False
-            raise
+        except KafkaException:
+            return False
 
     def _led(self, topic):
         # Asked by name, librdkafka would go on asking for a topic that is no more; so all are asked for.
@@ -105,10 +102,10 @@ class Admin:
                 found.setdefault((asked_of.topic, asked_of.partition), {})[name] = future.result(PATIENCE).offset
         return {where: (both["start"], both["end"]) for where, both in found.items()}
 
-    def dump(self, partitions, committed=False):
-        """All records that the logs hold, (topic, partition) → list of `Stored`; with `committed` only those that a
-        read_committed consumer is given, up to the last stable offset."""
-        records, _ = self._read_all([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in partitions], committed)
+    def dump(self, starts, committed=False):
+        """All records that the logs hold from given offsets on, (topic, partition) → list of `Stored`; with `committed` only those
+        that a read_committed consumer is given, up to the last stable offset."""
+        records, _ = self._read_all([TopicPartition(topic, partition, start) for (topic, partition), start in starts.items()], committed)
         return {where: [Stored(m.offset(), m.key(), m.value(), m.headers() or []) for m in messages]
                 for where, messages in records.items()}
 
@@ -117,7 +114,7 @@ class Admin:
         known = self._client.list_topics(timeout=PATIENCE).topics.get(OFFSETS_TOPIC)
         if known is None:
             return []
-        partitions = [TopicPartition(OFFSETS_TOPIC, partition, self._read.get(partition, OFFSET_BEGINNING))
+        partitions = [TopicPartition(OFFSETS_TOPIC, partition, self._read.get(partition, 0))
                       for partition in sorted(known.partitions)]
         records, ends = self._read_all(partitions, committed=True)
         self._read.update({partition: end for (_, partition), end in ends.items()})
@@ -126,6 +123,7 @@ class Admin:
 
     def _read_all(self, partitions, committed):
         """Everything from the given offsets to the end: records per partition, and where the end is."""
+        # Offsets as numbers: for the beginning the library asks, and if it does not know the leader yet, again half a second later.
         reader = self._reader(committed)
         records = {(p.topic, p.partition): [] for p in partitions}
         ends = {}

@@ -28,6 +28,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from ..places import REPOSITORY, WORK, spawn, stop
 
@@ -208,6 +209,17 @@ def polled(future, enough=True):
     if enough and not result["complete"]:
         raise Timeout(f"polled in vain; only {len(result['records'])} records came")
     return [Record(*record) for record in result["records"]]
+
+
+def until_assigned(wanted):
+    """Lets consumers poll beside each other until each has so many partitions: consumer → number. A rebalance needs all of them."""
+    deadline = time.monotonic() + PATIENCE / 2
+    while True:
+        polls = {consumer: consumer.start_poll(idle=100, timeout=1000) for consumer in wanted}
+        if all([poll.result(PATIENCE)["assigned"] == wanted[consumer] for consumer, poll in polls.items()]):
+            return
+        if time.monotonic() > deadline:
+            raise Timeout("the group does not come to rest")
 
 
 class Consumer(Polling):

@@ -189,7 +189,7 @@ class _Consuming(_Rules):
     def __init__(self, *words):
         super().__init__(*words)
         self.holder = {}                    # offset → handle that has it and has not committed it
-        self.lost, self.sought = set(), set()
+        self.lost, self.again = set(), set()
         self.acknowledged, self.times = set(), collections.Counter()
         self.committed, self.passes, self.open = None, [], {}
         self.restless = bool(self.truth.restarts)
@@ -219,6 +219,7 @@ class _Consuming(_Rules):
         elif offset in self.acknowledged and self.times[offset]:
             # Read again although it was committed: it may be covered again.
             chain.bounds.may("Acknowledged")
+            self.again.add(offset)
         self.deliver(at, offset)
         self.times[offset] += 1
         self.holder[offset] = handle
@@ -294,7 +295,7 @@ class _Consuming(_Rules):
             chain.bounds.may("Failed", again)
             if again and offset not in self.acknowledged and self.committed is not None and offset < self.committed:
                 chain.bounds.may("Acknowledged", again)
-            if offset in self.acknowledged and not again:
+            if offset in self.acknowledged and offset not in self.again and not again:
                 chain.final = {"Acknowledged"}
 
     def _last(self):
@@ -318,6 +319,8 @@ class _Sharing(_Rules):
         """The broker counts deliveries; those between were of somebody who did not get to it."""
         before = self.counts.get(offset, 0)
         chain = self.chain(offset)
+        if count == before:
+            return  # a lock that was renewed: the same delivery, given out once more
         if before:
             chain.script.append((at, "Failed", "released", before))
         for missed in range(before + 1, count):

@@ -29,15 +29,14 @@ def render(truth):
     ranges = {}
     for key, chain in expected.chains.items():
         # A stable order of what the logs have at one time: as it was written down.
+        floor = 0
         for at, state, reason, more in sorted(chain.script, key=lambda entry: entry[0]):
-            place = key[4]
-            group, partition = key[0], key[1:4]
-            where = (group, partition, state, reason, more)
-            ranges.setdefault(where, []).append((place, at))
+            ranges.setdefault((key[0], key[1:4], state, reason, more), []).append((key[4], at, floor))
+            floor = at
     for (group, partition, state, reason, more), places in ranges.items():
         lines += _ranges(expected, group, partition, state, reason, more, sorted(places))
     lines.sort(key=lambda line: line["time"])
-    _previous(expected, lines)
+    _previous(lines)
     events = [_event(event, group, code, lines) for event, group, code in expected.events]
     return lines, events
 
@@ -56,7 +55,8 @@ def _published(expected):
 
 
 def _ranges(expected, group, partition, state, reason, more, places):
-    """Records beside each other in one line, where it may speak of all of them and they come at one time."""
+    """Records beside each other in one line, where it may speak of all of them and they come at one time: the first one's, which
+    must not be before the *floor* of any, what happened to it last."""
     truth, reader = expected.truth, expected.truth.groups.get(group)
     publish = state in PUBLISH
     lines, run = [], []
@@ -66,8 +66,9 @@ def _ranges(expected, group, partition, state, reason, more, places):
         return [offset for offset in truth.held(partition, None if publish else run[0][1]) if first < offset < last
                 and (publish or truth.isolated(reader, truth.records[(*partition, offset)]) == aborted)]
 
-    for offset, at in places:
-        if run and (between(run[-1][0], offset) or abs(at - run[0][1]) > TOGETHER or isinstance(more, tuple)):
+    for offset, at, floor in places:
+        apart = run and not (0 <= at - run[0][1] <= TOGETHER and floor <= run[0][1])
+        if run and (apart or between(run[-1][0], offset) or isinstance(more, tuple)):
             lines.append(_of_run(group, partition, state, reason, more, run))
             run = []
         run.append((offset, at))
@@ -78,9 +79,11 @@ def _ranges(expected, group, partition, state, reason, more, places):
 
 def _of_run(group, partition, state, reason, more, run):
     copied = more if isinstance(more, tuple) else None
-    return _line(min(at for _, at in run), state, len(run), reason=reason, topic=partition[0], partition=str(partition[2]), first=run[0][0],
+    line = _line(run[0][1], state, len(run), reason=reason, topic=partition[0], partition=str(partition[2]), first=run[0][0],
                  last=run[-1][0], group=group or None, delivery=None if copied else more, destination=copied and copied[0],
                  copy_partition=copied and str(copied[2]), copy_offset=copied and copied[3])
+    line["chains"] = [(group, *partition, offset) for offset, _ in run]
+    return line
 
 
 def _line(at, state, count, reason=None, delivery=None, **attributes):
@@ -93,20 +96,15 @@ def _line(at, state, count, reason=None, delivery=None, **attributes):
     return line
 
 
-def _previous(expected, lines):
-    """Each line of a group says what the records were before, if they all were the same."""
+def _previous(lines):
+    """Each line of a group says what its records were before, if they all were the same."""
     states = {}
     for line in lines:
-        attributes = line["attributes"]
-        if line["state"] in PUBLISH:
-            continue
-        group, topic = attributes.get(ATTRIBUTES["group"]), attributes[ATTRIBUTES["topic"]]
-        key = group, topic, expected.truth.generation(topic, nanoseconds(line["time"])), int(attributes[ATTRIBUTES["partition"]])
-        offsets = range(attributes[ATTRIBUTES["first"]], attributes[ATTRIBUTES["last"]] + 1)
-        before = {states.get((*key, offset)) for offset in offsets} if line["count"] == len(offsets) else {None}
-        if len(before) == 1 and None not in before:
+        chains = line.pop("chains", ())
+        before = {states.get(chain) for chain in chains}
+        if line["state"] not in PUBLISH and len(before) == 1 and None not in before:
             (line["previous"],) = before
-        states.update({(*key, offset): line["state"] for offset in offsets})
+        states.update(dict.fromkeys(chains, line["state"]))
 
 
 def _event(event, group, code, lines):
@@ -149,7 +147,7 @@ def spoil(transitions, expected, rng):
         line["time"] = _time(nanoseconds(line["time"]) + (5 if way == "late" else -60) * SECOND)
     else:
         value = attributes[ATTRIBUTES[way]]
-        attributes[ATTRIBUTES[way]] = value - 1000 if isinstance(value, int) else value + "0"
+        attributes[ATTRIBUTES[way]] = value - 1000 if isinstance(value, int) else value + "1"
     return f"{way} of {state} {attributes}"
 
 

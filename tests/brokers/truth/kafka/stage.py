@@ -70,7 +70,7 @@ class Stage:
     def compacted(self, topic, left):
         """Waits until compaction has left so many records, and returns that number."""
         deadline = time.monotonic() + 20
-        where = [(topic, partition) for partition in range(self._topics[topic][0])]
+        where = {(topic, partition): 0 for partition in range(self._topics[topic][0])}
         while (found := sum(map(len, self.broker.admin.dump(where).values()))) != left:
             if time.monotonic() > deadline:
                 raise Timeout(f"compaction left {found} records, not {left}")
@@ -150,7 +150,9 @@ class Stage:
         if not where:
             return
         admin = self.broker.admin
-        ends, every, committed = admin.ends(where), admin.dump(where), admin.dump(where, committed=True)
+        ends = admin.ends(where)
+        starts = {each: start for each, (start, _) in ends.items()}
+        every, committed = admin.dump(starts), admin.dump(starts, committed=True)
         for topic, partition in where:
             start, end = ends[topic, partition]
             records = [[r.offset, label(r.value), r.key.decode(errors="replace") if r.key else None, len(r.value or b"")]

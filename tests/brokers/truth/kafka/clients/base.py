@@ -160,7 +160,7 @@ class Consuming(Handle):
 
     def __init__(self, *words):
         super().__init__(*words)
-        self.held, self.next, self.committing = {}, {}, False
+        self.held, self.next, self.committing, self.changed = {}, {}, False, 0
 
     def on_poll(self, command):
         """Polls until the command's conditions hold: so many records, partitions assigned, milliseconds of silence."""
@@ -179,8 +179,8 @@ class Consuming(Handle):
             quiet = time.monotonic() if some else quiet
             complete = ((wanted is None or len(records) >= wanted)
                         and (command.get("assigned") is None or len(self.assignment()) == command["assigned"])
-                        and (command.get("idle") is None or (time.monotonic() - quiet) * 1000 >= command["idle"]))
-        return {"records": records, "complete": complete}
+                        and (command.get("idle") is None or (time.monotonic() - max(quiet, self.changed)) * 1000 >= command["idle"]))
+        return {"records": records, "complete": complete, "assigned": len(self.assignment())}
 
     def on_seek(self, command):
         """Goes elsewhere in the log."""
@@ -207,7 +207,7 @@ class Consuming(Handle):
 
     def moved(self, op, partitions):
         """The assignment changed, or partitions are held back."""
-        partitions = [list(where) for where in partitions]
+        partitions, self.changed = [list(where) for where in partitions], time.monotonic()
         self.say(op, partitions=partitions)
         if op in ("revoked", "lost"):
             for topic, partition in partitions:

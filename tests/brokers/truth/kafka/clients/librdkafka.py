@@ -32,7 +32,7 @@ class Producing(base.Producing):
         """Makes it, and its transactional id known."""
         settings = {**shared(self), "acks": self.option("acks", "all"), "linger.ms": self.option("linger", 0),
                     "batch.size": max(1000, self.option("batch", 16384)), "compression.type": self.option("codec", "none"),
-                    "enable.idempotence": self.option("idempotent", False)}
+                    "enable.idempotence": self.option("idempotent", False) or bool(self.option("transactional"))}
         if self.option("batch") == 1:
             settings["batch.num.messages"] = 1
         if self.option("transactional"):

@@ -134,12 +134,13 @@ class Consuming(base.Consuming, ConsumerRebalanceListener):
         return self.impl.assignment()
 
     def commit(self, offsets):
-        """Waits for the answer, and gives its error."""
+        """Waits for the answer, and gives its error and what was committed: behind the marker of a transaction, too."""
+        done = [[*part, self.impl.position(part)] for part in map(TopicPartition._make, self.next)] if offsets is None else offsets
         try:
             self.impl.commit(None if offsets is None else places_to(offsets))
         except KafkaError as failed:
             return error_of(failed), None
-        return None, None
+        return None, done
 
     def seek(self, topic, partition, offset):
         """Goes elsewhere."""

@@ -101,6 +101,9 @@ def share_renew(s):
         time.sleep(0.6)
         consumer.verdicts(records, "renew")
         consumer.commit()
+        # Renewed ones are given out once more before anything new is.
+        records = consumer.poll(records=3)
+        assert {record.count for record in records} == {1}
     consumer.verdicts(records, "accept")
     consumer.commit()
 
