@@ -203,6 +203,10 @@ func (r *consumer) take(most int) ([]any, error) {
 	var failed error
 	fetches.EachError(func(_ string, _ int32, err error) {
 		var known *kerr.Error
+		var joining *kgo.ErrGroupSession
+		if errors.As(err, &joining) {
+			return // it says so, and goes on trying
+		}
 		if !errors.Is(err, context.DeadlineExceeded) && !(errors.As(err, &known) && known.Retriable) {
 			failed = err
 		}

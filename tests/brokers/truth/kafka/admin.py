@@ -44,13 +44,27 @@ class Admin:
     def create(self, topic, partitions=1, configs=None):
         """Makes a topic and waits until its partitions have a leader."""
         new = NewTopic(topic, partitions, 1, config={name: str(value) for name, value in (configs or {}).items()})
-        _each(self._client.create_topics([new]))
-        self._until(lambda: self._leads(topic, partitions), f"{topic} has no leaders")
+        self._until(lambda: self._created(new), f"{topic} cannot be made")
+        self.led(topic, partitions)
+
+    def _created(self, new):
+        try:
+            _each(self._client.create_topics([new]))
+            return True
+        except KafkaException as failed:
+            # ZooKeeper has the name of a deleted topic for a moment longer than the brokers.
+            if failed.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            raise
 
     def more_partitions(self, topic, partitions):
         """Adds partitions to a topic."""
         _each(self._client.create_partitions([NewPartitions(topic, partitions)]))
-        self._until(lambda: self._leads(topic, partitions), f"{topic} has not grown")
+        self.led(topic, partitions)
+
+    def led(self, topic, partitions):
+        """Waits until so many partitions of it have a leader."""
+        self._until(lambda: self._leads(topic, partitions), f"{topic} has no leaders")
 
     def delete(self, topic):
         """Deletes a topic and waits until it is gone."""
@@ -123,14 +137,15 @@ class Admin:
 
     def _read_all(self, partitions, committed):
         """Everything from the given offsets to the end: records per partition, and where the end is."""
-        # Offsets as numbers: for the beginning the library asks, and if it does not know the leader yet, again half a second later.
+        # It must know the leaders when it begins, and be given numbers: what it has to ask for it asks again half a second later.
         reader = self._reader(committed)
+        reader.list_topics(timeout=PATIENCE)
         records = {(p.topic, p.partition): [] for p in partitions}
         ends = {}
         reader.assign(partitions)
         deadline = time.monotonic() + PATIENCE
         while len(ends) < len(records):
-            for message in reader.consume(1000, 0.02):
+            for message in reader.consume(1000, 0.01):
                 where = message.topic(), message.partition()
                 if message.error() is None:
                     records[where].append(message)
@@ -148,7 +163,7 @@ class Admin:
             self._readers[committed] = Consumer({
                 "bootstrap.servers": self.bootstrap, "group.id": "truth-admin", "client.id": "truth-admin", "enable.auto.commit": False,
                 "enable.partition.eof": True, "isolation.level": "read_committed" if committed else "read_uncommitted",
-                "fetch.wait.max.ms": 10, "auto.offset.reset": "earliest", "log_level": 2})
+                "fetch.wait.max.ms": 1, "auto.offset.reset": "earliest", "log_level": 2})
         return self._readers[committed]
 
     # Groups

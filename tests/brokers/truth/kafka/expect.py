@@ -14,6 +14,8 @@ import dataclasses
 ANY = None
 SECOND = 1_000_000_000
 PUBLISH = ("Created", "Confirmed", "PublishFailed")
+# How often a share group delivers a record (the broker's group.share.delivery.count.limit).
+LIMIT = 5
 
 
 class Bounds(dict):
@@ -66,6 +68,7 @@ class Expected:
         self.created = collections.defaultdict(Bounds)   # (topic, generation) → bounds of Created
         self.refused = collections.defaultdict(Bounds)   # (topic, generation, error code) → bounds of PublishFailed
         self.sendings = collections.defaultdict(list)    # (topic, generation) → times of sends
+        self.settled = collections.defaultdict(set)      # (share group, topic, generation, partition) → offsets it has done with
         self.joints, self.events = [], []
         self._published()
         for group in truth.groups.values():
@@ -358,12 +361,13 @@ class _Sharing(_Rules):
         self.expected.joints.append(Joint(f"{words}: {offset} of {self.partition}", [(self.group.name, *self.partition, offset)], states,
                                           most=most))
 
-    LIMIT = 5
-
     def finish(self):
         """Every delivery but the last has failed; at the limit the last one has, too."""
         for offset in self.records:
             chain, count = self.chain(offset), self.counts.get(offset, 0)
+            archived = offset not in self.ended and count >= LIMIT
+            if offset in self.ended or archived:
+                self.expected.settled[(self.group.name, *self.partition)].add(offset)
             if offset in self.ended:
                 chain.bounds.must("Failed", count - 1)
             else:
@@ -372,7 +376,7 @@ class _Sharing(_Rules):
                 chain.bounds.may("Failed", ANY)
                 chain.bounds.may("Dispatched", ANY)
                 chain.bounds.may("Processing", ANY)
-                if count >= self.LIMIT:
+                if archived:
                     for state in ("Dropped", "DeadLettered"):
                         chain.bounds.may(state)
                     self._joint(offset, {"Dropped", "DeadLettered"}, "archived", most=1)

@@ -33,7 +33,7 @@ Written by the scenario itself, from what the broker's admin interface says over
                 committed: the offsets that a read_committed one is given
     commit      group, topic, partition, offset, at_ms: one record of the offsets topic, in its order; null offset: forgotten
     offsets     group, offsets (places): what the group has committed in the end
-    share       group, offsets (places): where the share group's log begins in the end
+    share       group, offsets: [topic, partition, where the share group's log begins, records that it still has to settle]
 """
 
 import json

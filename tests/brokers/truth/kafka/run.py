@@ -7,21 +7,24 @@
 """
 
 import argparse
+import io
 import pathlib
 import re
 import shutil
 import signal
 import time
 import traceback
+import unittest
 
 from . import scenarios  # noqa: F401  (registers them)
 from ..agent import Agent
 from ..check import check_summary, losses
-from ..places import WORK, alone
+from ..places import REPOSITORY, WORK, alone
 from ..tally import Tally
 from .broker import VERSIONS, KafkaBroker
 from .check import Checker, Seen, report
 from .client import Pool
+from .consistency import contradictions
 from .ideal import prove
 from .stage import SCENARIOS, Stage
 from .truth import Truth
@@ -78,10 +81,21 @@ def run(version, options, tally):
                 agent.stop()
     truths = [Truth(log) for log in logs]
     for truth in truths:
-        tally.check(not truth.problems, f"{truth.prefix}: the truth contradicts itself {len(truth.problems)} times: {truth.problems[:3]}")
+        wrong = contradictions(truth)
+        tally.check(not wrong, f"{truth.prefix}: clients and broker tell different stories, {len(wrong)} times: {wrong[:3]}")
     prove(truths, 300, tally)
     if agent:
         judge(truths, agent.lines, agent.summary, tally)
+
+
+def units(tally):
+    """What judges is judged first, with stories and lines made by hand."""
+    suite = unittest.TestLoader().discover(str(pathlib.Path(__file__).parent / "tests"), top_level_dir=str(REPOSITORY / "tests/brokers"))
+    result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
+    tally.passed += result.testsRun - len(result.failures) - len(result.errors)
+    for test, words in [*result.failures, *result.errors]:
+        tally.check(False, f"{test}: {words}")
+    print(f"{result.testsRun} unit tests of the checker", flush=True)
 
 
 def judge(truths, lines, summary, tally):
@@ -112,6 +126,7 @@ def main():
             print(f"{name:36} {'/'.join(brokers):6} {(function.__doc__ or '').strip()}")
         return
     tally = Tally()
+    units(tally)
     alone("truth-kafka")
     for version in chosen.broker or VERSIONS:
         run(version, chosen, tally)

@@ -78,6 +78,14 @@ class Stage:
         self.survey([topic])
         return left
 
+    def restart(self, how):
+        """The broker is `stopped` or `killed`, and started again with what it had on disk."""
+        self.log.add("restarted", how=how)
+        (self.broker.stop if how == "stopped" else self.broker.kill)()
+        self.broker.restart()
+        for topic, (partitions, _) in self._topics.items():
+            self.broker.admin.led(topic, partitions)
+
     def reset(self, group, offsets):
         """Sets a group's offsets as the admin tool does, over the watched port: (topic, partition) → offset."""
         admin = Admin(self.broker.bootstrap())

@@ -96,7 +96,9 @@ class Consuming(base.Consuming, ConsumerRebalanceListener):
             **self.option("extra", {}))
 
     def on_subscribe(self, command):
-        """Joins its group."""
+        """Joins its group, with topics that it knows: else it joins twice, and at times not for good."""
+        for topic in command["topics"]:
+            self.impl.partitions_for_topic(topic)
         self.impl.subscribe(command["topics"], listener=self)
 
     def on_partitions_assigned(self, assigned):

@@ -102,13 +102,12 @@ def retry_in_place(s, kind):
             break
 
 
-@scenario(kind=KINDS)
+# kafka-python 3.0.12 gets nothing more of a partition that it has resumed.
+@scenario(kind=("java", "librdkafka", "franz"))
 def paused(s, kind):
     """A partition is held back for a while."""
     topic = filled(s, kind, 10, partitions=2)
-    # kafka-python gets nothing more of a partition that it has resumed within a fetch session.
-    extra = {"enable_incremental_fetch_sessions": False} if kind == "python" else None
-    consumer = s.consumer(kind, "readers", extra=extra).subscribe(topic)
+    consumer = s.consumer(kind, "readers").subscribe(topic)
     consumer.poll(records=20)
     consumer.pause((topic, 1))
     producer = s.producer(kind)

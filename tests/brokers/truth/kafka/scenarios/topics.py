@@ -60,3 +60,19 @@ def truncated(s, kind):
     again = s.consumer(kind, "readers").subscribe(topic)
     assert again.poll(records=8)[0].offset == 12
     again.commit()
+
+
+@scenario(kind=("java", "librdkafka"))
+def restarted(s, kind):
+    """The broker goes and comes back while a group reads; who stays connects again and goes on."""
+    topic = filled(s, kind, 20)
+    consumer = s.consumer(kind, "readers", session=30_000).subscribe(topic)
+    consumer.poll(records=20)
+    consumer.commit()
+    producer = s.producer(kind, which=1, idempotent=True)
+    producer.produce(topic, 5, first=100)
+    s.restart("killed")
+    producer.produce(topic, 10, first=200)
+    consumer.poll(records=15)
+    while s.committed("readers") != {(topic, 0): 35}:
+        consumer.commit()
