@@ -4,7 +4,8 @@
 #   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config, Rust
 #   scripts/deps.sh lint             build, and what the checks need
 #   scripts/deps.sh demo             build, and a RabbitMQ with a Python client
-#   scripts/deps.sh test             demo, and everything that the tests compare with (the default)
+#   scripts/deps.sh kafka            Kafka, old and new, and its clients: all that truth.kafka needs beside the agent
+#   scripts/deps.sh test             demo, kafka, and everything that the tests compare with (the default)
 #
 # Packages of the system are installed only where they are missing (this needs root); everything else goes into
 # ACKTRAIL_WORK (.work of this repository by default), which can be deleted at any time.
@@ -15,6 +16,8 @@ level=${1:-test}
 perftest_version=2.22.1
 # Kafka's message definitions: the last release of each line that still has versions which the later ones dropped, and the newest.
 kafka_definitions="2.8.2 3.9.2 4.3.1 4.4.0"
+# The newest Kafka; of its command-line tools the newest that are published; and the oldest line that is tested.
+kafka_version=4.4.0 kafka_tools_version=4.3.1 kafka_old_version=2.8.2
 rust_needed=1.88.0 rust_version=1.95.0 rustup_version=1.28.2
 go_needed=1.26.0 go_version=1.26.8
 export PATH=$work/rust/bin:$work/go/bin:$PATH
@@ -25,8 +28,9 @@ main() {
     build) build ;;
     lint) build; lint ;;
     demo) build; demo ;;
-    test) build; lint; demo; tests ;;
-    *) echo "deps.sh: build, lint, demo or test, not '$level'" >&2; exit 2 ;;
+    kafka) kafka ;;
+    test) build; lint; demo; tests; kafka ;;
+    *) echo "deps.sh: build, lint, demo, kafka or test, not '$level'" >&2; exit 2 ;;
     esac
 }
 
@@ -54,15 +58,38 @@ golang() {
 lint() { packages clang-format curl python3; }
 
 demo() {
-    packages rabbitmq-server python3-venv
+    packages rabbitmq-server
+    venv
+}
+
+venv() {
+    packages python3-venv
     step venv "python venv with the clients of tests/brokers/requirements.txt" \
         "$(fingerprint tests/brokers/requirements.txt)" "$work/venv/bin/python" make_venv
 }
 
-tests() {
-    packages bpftool iproute2 nftables tshark mmdebstrap
+jdk() {
     command -v javac >/dev/null || packages default-jdk-headless
     command -v mvn >/dev/null || packages maven
+}
+
+kafka() {
+    jdk
+    golang
+    venv
+    step kafka-4 "Kafka $kafka_version, tools of $kafka_tools_version" "$kafka_version/$kafka_tools_version" \
+        "$work/kafka-4/kafka_2.13-$kafka_version.jar" make_kafka_4
+    step kafka-2.8 "Kafka $kafka_old_version, with ZooKeeper" "$kafka_old_version" \
+        "$work/kafka-2.8/kafka_2.13-$kafka_old_version.jar" make_kafka_old
+    step kafka-java-client "truth client for Kafka, Java" "$kafka_version/$(fingerprint tests/brokers/clients/kafka-java)" \
+        "$work/clients/kafka-java/KafkaTruth.class" make_kafka_java
+    step kafka-go-client "truth client for Kafka, Go (franz-go)" "$(fingerprint tests/brokers/clients/kafka-go)" \
+        "$work/clients/truth-kafka-go" make_kafka_go
+}
+
+tests() {
+    packages bpftool iproute2 nftables tshark mmdebstrap
+    jdk
     golang
     step rabbitmq4 "RabbitMQ 4 of Debian trixie, in a chroot" 1 "$work/rabbitmq4/usr/sbin/rabbitmq-server" make_rabbitmq4
     step perftest "PerfTest $perftest_version and the Java client" "$perftest_version" \
@@ -118,14 +145,8 @@ make_rabbitmq4() {
 }
 
 make_perftest() {
-    rm -rf "$work/perftest" && mkdir -p "$work/perftest"
-    cat >"$work/perftest/pom.xml" <<POM
-<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
-<groupId>acktrail</groupId><artifactId>perftest</artifactId><version>1</version><packaging>pom</packaging><dependencies>
-<dependency><groupId>com.rabbitmq</groupId><artifactId>perf-test</artifactId><version>$perftest_version</version></dependency>
-</dependencies></project>
-POM
-    (cd "$work/perftest" && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=.)
+    jars "$work/perftest" "
+<dependency><groupId>com.rabbitmq</groupId><artifactId>perf-test</artifactId><version>$perftest_version</version></dependency>"
 }
 
 # Each release's kafka-clients, the definitions inside of it, and what its classes cannot be loaded without.
@@ -161,6 +182,45 @@ make_golang() {
 make_go() {
     mkdir -p "$work/clients"
     (cd tests/brokers/clients/go && go build -o "$work/clients/truth-go" .)
+}
+
+# The broker of the newest version names tools that are not published; older ones run with its libraries.
+make_kafka_4() {
+    jars "$work/kafka-4" "
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$kafka_version</version><exclusions>
+<exclusion><groupId>org.apache.kafka</groupId><artifactId>kafka-tools-api</artifactId></exclusion></exclusions></dependency>
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>$kafka_tools_version</version><exclusions>
+<exclusion><groupId>org.apache.kafka</groupId><artifactId>connect-runtime</artifactId></exclusion></exclusions></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>"
+}
+
+make_kafka_old() {
+    jars "$work/kafka-2.8" "
+<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>$kafka_old_version</version><exclusions>
+<exclusion><groupId>org.slf4j</groupId><artifactId>slf4j-log4j12</artifactId></exclusion></exclusions></dependency>
+<dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>"
+}
+
+# jars DIRECTORY DEPENDENCIES: all jars that they need.
+jars() {
+    rm -rf --one-file-system "$1" && mkdir -p "$1"
+    cat >"$1/pom.xml" <<POM
+<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
+<groupId>acktrail</groupId><artifactId>jars</artifactId><version>1</version><packaging>pom</packaging><dependencies>$2
+</dependencies></project>
+POM
+    (cd "$1" && mvn -q -B dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=.)
+}
+
+make_kafka_java() {
+    rm -rf "$work/clients/kafka-java" && mkdir -p "$work/clients/kafka-java"
+    javac -Xlint:all -Werror -Xlint:-classfile,-processing -cp "$work/kafka-4/*" -d "$work/clients/kafka-java" \
+        tests/brokers/clients/kafka-java/*.java
+}
+
+make_kafka_go() {
+    mkdir -p "$work/clients"
+    (cd tests/brokers/clients/kafka-go && go build -o "$work/clients/truth-kafka-go" .)
 }
 
 make_collector() { tests/collector/build.sh "$work/otelcol-0.155.0"; }

@@ -80,7 +80,7 @@ def spawn(command, **options):
         if os.getppid() != parent:
             os._exit(1)
 
-    return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, stdin=subprocess.DEVNULL, **options)
+    return subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **{"stdin": subprocess.DEVNULL, **options})
 
 
 def stop(process, patience=10, how=signal.SIGTERM):

@@ -1,0 +1,1 @@
+"""Truth tests for Kafka: real brokers, real clients, every record."""

@@ -1,0 +1,1 @@
+"""Python clients as child processes; those in Java and Go are in tests/brokers/clients/."""

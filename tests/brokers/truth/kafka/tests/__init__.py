@@ -1,0 +1,1 @@
+"""Unit tests of what the Kafka truth tests judge by: python -m unittest discover -s truth/kafka/tests -t ."""
