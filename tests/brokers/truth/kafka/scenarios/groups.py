@@ -133,7 +133,7 @@ def prefetched(s, kind):
 
 
 def rebalanced(s, kind, **options):
-    """A second member joins while the first holds what it has not committed, takes some of it over, commits nothing and leaves."""
+    """A second member joins while the first has something uncommitted, takes some of it over, commits nothing and leaves."""
     topic = filled(s, kind, 10, partitions=4)
     first = s.consumer(kind, "readers", **options).subscribe(topic)
     first.poll(records=40)
