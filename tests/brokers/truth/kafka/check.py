@@ -20,7 +20,8 @@ ATTRIBUTES = {
     "copy_partition": "acktrail.dead_letter.partition.id", "copy_offset": "acktrail.dead_letter.offset",
 }
 FIELDS = ("state", "previous", "reason", "evidence", "delivery", "corrects", "count", "kind", "event")
-SHOWN = ("state", "topic", "partition", "first", "last", "count", "group", "reason", "delivery", "destination", "error", "corrects")
+SHOWN = ("state", "topic", "partition", "first", "last", "count", "group", "reason", "delivery", "destination", "error",
+         "corrects")
 STATES = (*PUBLISH, "Dispatched", "Processing", "Acknowledged", "Rejected", "Failed", "Retrying", "DeadLettered", "Dropped")
 # Two programs read the clock in their own ways.
 TOLERANCE = SECOND // 50

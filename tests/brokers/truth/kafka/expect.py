@@ -1,8 +1,8 @@
 """From facts to bounds: how often each record must and may enter each state, for each group.
 
 The rules are those of the product's promise (docs/events.md), told from the clients' side; nothing here is shared with the
-agent's code. What the clients' logs cannot decide has a least and a most number: a record that was sent to a client but never handed
-to the application may have been dispatched, one that was handed over must.
+agent's code. What the clients' logs cannot decide has a least and a most number: a record that was sent to a client but never
+handed to the application may have been dispatched, one that was handed over must.
 
 `script` is one way to satisfy the bounds, (time, state, reason, delivery) in order: what a perfect agent could write.
 """

@@ -37,12 +37,14 @@ def groupless(s, kind):
     consumer.poll(records=35)
 
 
-@scenario(kind=("java", "librdkafka", "python"))
-def assigned(s, kind):
-    """Partitions of one's own choice, and commits to a group that has no members."""
+@scenario(start=("stored", "given"), kind=("java", "librdkafka", "python"))
+def assigned(s, start, kind):
+    """Partitions of one's own choice, and commits to a group that has no members. With offsets that are given from the first one
+    on, Java does not speak of the group before it commits."""
     topic = filled(s, kind, 20, partitions=2)
-    consumer = s.consumer(kind, "readers").assign((topic, 0, 0), (topic, 1, 5))
-    consumer.poll(records=35)
+    places = [(topic, 0), (topic, 1)] if start == "stored" else [(topic, 0, 0), (topic, 1, 5)]
+    consumer = s.consumer(kind, "readers").assign(*places)
+    consumer.poll(records=40 if start == "stored" else 35)
     consumer.commit()
 
 
