@@ -14,6 +14,8 @@ import dataclasses
 ANY = None
 SECOND = 1_000_000_000
 PUBLISH = ("Created", "Confirmed", "PublishFailed")
+# What clients make of the broker's several refusals of a commit.
+UNNUMBERED = ("CommitFailedException", "CommitFailedError")
 # How often a share group delivers a record (the broker's group.share.delivery.count.limit).
 LIMIT = 5
 
@@ -76,7 +78,8 @@ class Expected:
             rules = _Sharing if group.kind == "share" else _Consuming
             for partition, events in group.events.items():
                 rules(self, group, partition).run(events)
-            self.events += [("settle_failed", name, error["code"]) for name, error, _ in group.refused if error["code"]]
+            self.events += [("settle_failed", name, error["code"]) for name, error, _ in group.refused
+                            if error["code"] or error["name"] in UNNUMBERED]
         self._copied()
 
     def messages(self):

@@ -109,7 +109,7 @@ def _previous(lines):
 
 def _event(event, group, code, lines):
     return {"kind": "event", "event": event, "time": lines[-1]["time"], "attributes": {
-        ATTRIBUTES["group"]: group, "error.type": str(code), "messaging.system": "kafka"}}
+        ATTRIBUTES["group"]: group, "error.type": str(code or 25), "messaging.system": "kafka"}}
 
 
 def _time(nanoseconds_):

@@ -75,6 +75,18 @@ def commit_backwards(s, kind):
     again.commit()
 
 
+@scenario(kind=("java", "librdkafka", "python"))
+def commit_refused(s, kind):
+    """Somebody who is no member commits to a group that has one, and is refused; the member is not disturbed."""
+    topic = filled(s, kind, 20)
+    consumer = s.consumer(kind, "readers").subscribe(topic)
+    consumer.poll(records=20)
+    stranger = s.consumer(kind, "readers", which=1)
+    assert stranger.commit([(topic, 0, 15)])
+    stranger.close()
+    consumer.commit()
+
+
 @scenario(kind=KINDS)
 def seek_back(s, kind):
     """Half is committed, then the consumer goes back, reads all of it again and commits."""

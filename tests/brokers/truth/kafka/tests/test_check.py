@@ -7,6 +7,8 @@ from ..ideal import Lines
 from ..truth import Truth
 from .story import GROUP, TOPIC, Story, line
 
+REFUSAL = {"kind": "event", "event": "settle_failed", "time": "2023-11-14T22:13:21Z",
+           "attributes": {"messaging.consumer.group.name": GROUP, "error.type": "25"}}
 COPY = {"acktrail.dead_letter.destination": f"{TOPIC}.dlq"}
 
 
@@ -116,9 +118,18 @@ class Plain(Case):
         self.differs("this is no state", [*told(), line(60, "Lost", 0, group=GROUP)])
 
     def test_events_that_never_were(self):
-        event = {"kind": "event", "event": "settle_failed", "time": told()[-1]["time"],
-                 "attributes": {"messaging.consumer.group.name": GROUP, "error.type": "25"}}
-        self.differs("though nothing was refused", told(), events=[event])
+        self.differs("though nothing was refused", told(), events=[REFUSAL])
+
+    def test_a_refused_commit(self):
+        for name, code in (("UNKNOWN_MEMBER_ID", 25), ("CommitFailedException", None)):
+            story = Story().producer().consumer().sent(10, 0).handed(100, 0)
+            story.add(200, "committing", "c", how="sync", offsets=[[TOPIC, 0, 1]])
+            story.add(202, "committed", "c", how="sync", offsets=[[TOPIC, 0, 1]], error={"code": code, "name": name})
+            lines = [line(10, "Created", count=1), line(11, "Confirmed", 0),
+                     *(line(50, state, 0, group=GROUP) for state in ("Dispatched", "Processing"))]
+            self.differs("no event settle_failed", lines, story.truth())
+            self.assertEqual(differences(story.truth(), lines, events=[REFUSAL]), [])
+            self.differs("× Acknowledged, must be 0", [*lines, line(201, "Acknowledged", 0, group=GROUP)], story.truth())
 
 
 class Producing(Case):
