@@ -73,13 +73,14 @@ class Admin:
 
     def delete_records(self, before):
         """Truncates logs: (topic, partition) → first offset that stays."""
-        _each(self._client.delete_records([TopicPartition(topic, partition, offset) for (topic, partition), offset in before.items()]))
+        _each(self._client.delete_records([TopicPartition(*where, offset) for where, offset in before.items()]))
 
     def configure(self, topic, **configs):
         """Changes a topic's configuration."""
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
         for name, value in configs.items():
-            resource.add_incremental_config(ConfigEntry(name.replace("_", "."), str(value), incremental_operation=AlterConfigOpType.SET))
+            entry = ConfigEntry(name.replace("_", "."), str(value), incremental_operation=AlterConfigOpType.SET)
+            resource.add_incremental_config(entry)
         _each(self._client.incremental_alter_configs([resource]))
 
     def _leads(self, topic, partitions):
@@ -117,9 +118,9 @@ class Admin:
         return {where: (both["start"], both["end"]) for where, both in found.items()}
 
     def dump(self, starts, committed=False):
-        """All records that the logs hold from given offsets on, (topic, partition) → list of `Stored`; with `committed` only those
-        that a read_committed consumer is given, up to the last stable offset."""
-        records, _ = self._read_all([TopicPartition(topic, partition, start) for (topic, partition), start in starts.items()], committed)
+        """All records that the logs hold from given offsets on, (topic, partition) → list of `Stored`; with `committed` only
+        those that a read_committed consumer is given, up to the last stable offset."""
+        records, _ = self._read_all([TopicPartition(*where, start) for where, start in starts.items()], committed)
         return {where: [Stored(m.offset(), m.key(), m.value(), m.headers() or []) for m in messages]
                 for where, messages in records.items()}
 
@@ -161,8 +162,9 @@ class Admin:
     def _reader(self, committed):
         if committed not in self._readers:
             self._readers[committed] = Consumer({
-                "bootstrap.servers": self.bootstrap, "group.id": "truth-admin", "client.id": "truth-admin", "enable.auto.commit": False,
-                "enable.partition.eof": True, "isolation.level": "read_committed" if committed else "read_uncommitted",
+                "bootstrap.servers": self.bootstrap, "group.id": "truth-admin", "client.id": "truth-admin",
+                "enable.auto.commit": False, "enable.partition.eof": True,
+                "isolation.level": "read_committed" if committed else "read_uncommitted",
                 "fetch.wait.max.ms": 1, "auto.offset.reset": "earliest", "log_level": 2})
         return self._readers[committed]
 

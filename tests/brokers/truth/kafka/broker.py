@@ -129,8 +129,9 @@ class KafkaBroker:
 
     def _java(self, heap, *words):
         # It lives for a minute or two: what the second compiler would gain it never earns back.
-        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-                "-Dzookeeper.admin.enableServer=false", "-cp", f"{self.library}/*", *words]
+        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dzookeeper.admin.enableServer=false", "-cp",
+                f"{self.library}/*", *words]
 
     def _prepare(self):
         if not any(self.library.glob("kafka_2.13-*.jar")):
@@ -152,7 +153,8 @@ class KafkaBroker:
         advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in names.items())
         if self.version == "4":
             own = {**KRAFT, "controller.quorum.voters": f"1@127.0.0.1:{self.keeper_port}"}
-            listeners, protocols = f"{advertised},CONTROLLER://127.0.0.1:{self.keeper_port}", {**protocols, "CONTROLLER": "PLAINTEXT"}
+            listeners = f"{advertised},CONTROLLER://127.0.0.1:{self.keeper_port}"
+            protocols = {**protocols, "CONTROLLER": "PLAINTEXT"}
         else:
             own = {**ZOOKEEPER, "zookeeper.connect": f"127.0.0.1:{self.keeper_port}"}
             listeners = advertised

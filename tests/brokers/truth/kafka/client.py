@@ -1,22 +1,24 @@
 """Kafka clients as child processes, all of one language: JSON lines in, JSON lines out.
 
-A command is `{"id": n, "do": what, …}`, the answer `{"id": n, "result": {…}}`, or `{"id": n, "fault": text}` if it could not be
-carried out. `open` makes a producer or consumer, its *handle*, and each handle has a thread of its own; commands to different
-handles do not wait for each other. A refusal by the broker that a scenario may want (of a commit, say) is a result, not a fault.
+A command is `{"id": n, "do": what, …}`, the answer `{"id": n, "result": {…}}`, or `{"id": n, "fault": text}` if it could not
+be carried out. `open` makes a producer or consumer, its *handle*, and each handle has a thread of its own; commands to
+different handles do not wait for each other. A refusal by the broker that a scenario may want (of a commit, say) is a result,
+not a fault.
 
     log         path: where the truth log is from now on
     open        handle, kind (producer, consumer, share, admin), options
                 of all: bootstrap, client_id, security (plain, sasl), user, password, extra (the library's own settings)
-                of producers: acks ("0", "1", "all"), linger (ms), batch (bytes; 1: a batch for each record), codec, idempotent, transactional (id)
-                of consumers: group, auto_commit (ms; 0: none), reset (earliest, latest, none), isolation, protocol (classic, consumer),
-                assignor (range, cooperative), instance (static member), session (ms), max_poll (records)
+                of producers: acks ("0", "1", "all"), linger (ms), batch (bytes; 1: a batch for each record), codec, idempotent,
+                transactional (id)
+                of consumers: group, auto_commit (ms; 0: none), reset (earliest, latest, none), isolation, protocol (classic,
+                consumer), assignor (range, cooperative), instance (static member), session (ms), max_poll (records)
                 of share consumers: group, mode (explicit, implicit), max_poll
     close       leave: false to stay in the group (a static member)
 
-    producer    produce (topic, partition, stem, first, n, keys, size, noise, headers, pause), copy (topic, partition, consumer, record,
-                as, inherit, headers), flush, begin, end (commit), send_offsets (consumer)
-    consumer    subscribe (topics), assign (partitions), poll (records, assigned, idle, timeout), commit (offsets), seek (to), pause,
-                resume (partitions), positions
+    producer    produce (topic, partition, stem, first, n, keys, size, noise, headers, pause), copy (topic, partition, consumer,
+                record, as, inherit, headers), flush, begin, end (commit), send_offsets (consumer)
+    consumer    subscribe (topics), assign (partitions), poll (records, assigned, idle, timeout), commit (offsets), seek (to),
+                pause, resume (partitions), positions
     share       subscribe, poll, verdict (records: [topic, partition, offset, verdict]), commit
     admin       group_config (group, configs), share_offsets (group)
 """
@@ -46,8 +48,9 @@ class Timeout(Exception):
 def command_of(kind):
     """How a client's process is started."""
     if kind == "java":
-        return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-                "-cp", f"{WORK}/clients/kafka-java:{WORK}/kafka-4/*", "KafkaTruth"]
+        return ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp",
+                f"{WORK}/clients/kafka-java:{WORK}/kafka-4/*", "KafkaTruth"]
     if kind == "franz":
         return [str(WORK / "clients/truth-kafka-go")]
     return [sys.executable, "-m", f"truth.kafka.clients.{ {'librdkafka': 'librdkafka', 'python': 'purepython'}[kind] }"]
@@ -59,8 +62,8 @@ class Process:
     def __init__(self, kind, name, errors):
         self.kind, self.name = kind, name
         with open(errors, "ab") as out:
-            self.process = spawn(command_of(kind), cwd=REPOSITORY / "tests/brokers", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 stderr=out, text=True, bufsize=1)
+            self.process = spawn(command_of(kind), cwd=REPOSITORY / "tests/brokers", stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, stderr=out, text=True, bufsize=1)
         self._waiting, self._asked, self._opened = {}, 0, 0
         self._lock = threading.Lock()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -151,10 +154,10 @@ class Producer(Handle):
     kind = "producer"
 
     def produce(self, topic, n=1, first=0, partition=None, keys=None, size=0, noise=False, headers=(), pause=0, flush=True):
-        """Sends records `first`, `first` + 1, …; the same number is the same record. `keys`: None for none, 0 for one of its own
-        each, k for k different ones."""
-        self.tell("produce", topic=topic, stem=self.stage.prefix, n=n, first=first, partition=partition, keys=keys, size=size, noise=noise,
-                  headers=[list(header) for header in headers], pause=pause)
+        """Sends records `first`, `first` + 1, …; the same number is the same record. `keys`: None for none, 0 for one of its
+        own each, k for k different ones."""
+        self.tell("produce", topic=topic, stem=self.stage.prefix, n=n, first=first, partition=partition, keys=keys, size=size,
+                  noise=noise, headers=[list(header) for header in headers], pause=pause)
         if flush:
             self.flush()
 
@@ -199,7 +202,8 @@ class Polling(Handle):
         return self.ask("poll", **conditions)
 
     def poll(self, records=None, assigned=None, idle=None, timeout=20_000, enough=True):
-        """Polls until it has so many records and partitions, and so many milliseconds of silence. `enough`: fails if that does not come."""
+        """Polls until it has so many records and partitions, and so many milliseconds of silence. `enough`: fails if that does
+        not come."""
         return polled(self.start_poll(records=records, assigned=assigned, idle=idle, timeout=timeout), enough)
 
 
@@ -212,7 +216,7 @@ def polled(future, enough=True):
 
 
 def until_assigned(wanted):
-    """Lets consumers poll beside each other until each has so many partitions: consumer → number. A rebalance needs all of them."""
+    """Lets consumers poll beside each other until each has so many partitions: consumer → number. A rebalance needs them all."""
     deadline = time.monotonic() + PATIENCE / 2
     while True:
         polls = {consumer: consumer.start_poll(idle=100, timeout=1000) for consumer in wanted}

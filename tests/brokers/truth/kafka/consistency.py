@@ -52,7 +52,8 @@ def _reading(truth):
         if group.kind == "share":
             continue
         for partition, events in group.events.items():
-            readable = [offset for offset in truth.held(partition) if not truth.isolated(group, truth.records[(*partition, offset)])]
+            readable = [offset for offset in truth.held(partition)
+                        if not truth.isolated(group, truth.records[(*partition, offset)])]
             place = {}
             for at, what, fields in events:
                 handle = fields.get("handle")

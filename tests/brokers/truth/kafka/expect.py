@@ -1,8 +1,8 @@
 """From facts to bounds: how often each record must and may enter each state, for each group.
 
-The rules are those of the product's promise (docs/events.md), told from the clients' side; nothing here is shared with the agent's
-code. What the clients' logs cannot decide has a least and a most number: a record that was sent to a client but never handed
-to the application may have been dispatched, one that was handed over must.
+The rules are those of the product's promise (docs/events.md), told from the clients' side; nothing here is shared with the
+agent's code. What the clients' logs cannot decide has a least and a most number: a record that was sent to a client but never
+handed to the application may have been dispatched, one that was handed over must.
 
 `script` is one way to satisfy the bounds, (time, state, reason, delivery) in order: what a perfect agent could write.
 """
@@ -14,6 +14,8 @@ import dataclasses
 ANY = None
 SECOND = 1_000_000_000
 PUBLISH = ("Created", "Confirmed", "PublishFailed")
+# What clients make of the broker's several refusals of a commit.
+UNNUMBERED = ("CommitFailedException", "CommitFailedError")
 # How often a share group delivers a record (the broker's group.share.delivery.count.limit).
 LIMIT = 5
 
@@ -34,7 +36,8 @@ class Bounds(dict):
 
 @dataclasses.dataclass
 class Chain:
-    """What happens to a record in a group, or (group ...) to its publish. `earliest` and `handed` bound the time of its first Dispatched."""
+    """What happens to a record in a group, or to its publish. `earliest` and `handed` bound the time of its first Dispatched, or
+    Confirmed."""
 
     bounds: Bounds = dataclasses.field(default_factory=Bounds)
     script: list = dataclasses.field(default_factory=list)
@@ -75,7 +78,8 @@ class Expected:
             rules = _Sharing if group.kind == "share" else _Consuming
             for partition, events in group.events.items():
                 rules(self, group, partition).run(events)
-            self.events += [("settle_failed", name, error["code"]) for name, error, _ in group.refused if error["code"]]
+            self.events += [("settle_failed", name, error["code"]) for name, error, _ in group.refused
+                            if error["code"] or error["name"] in UNNUMBERED]
         self._copied()
 
     def messages(self):
@@ -231,7 +235,8 @@ class _Consuming(_Rules):
 
     def _start(self, offset, at):
         """Where a reader began whose first record this is: behind the last one before it that it would have been given."""
-        before = [o for o, record in self.records.items() if o < offset and o not in self.isolated and (record.gone is None or record.gone > at)]
+        before = [o for o, record in self.records.items()
+                  if o < offset and o not in self.isolated and (record.gone is None or record.gone > at)]
         return max(before, default=-1) + 1
 
     def on_seek(self, at, handle, offset):
@@ -280,7 +285,8 @@ class _Consuming(_Rules):
 
     def finish(self):
         """What may have been sent without reaching an application, and what was kept from it."""
-        reached = max((event[2]["offset"] for event in self.group.events[self.partition] if event[1] in ("handed", "position")), default=-1)
+        events = self.group.events[self.partition]
+        reached = max((fields["offset"] for _, what, fields in events if what in ("handed", "position")), default=-1)
         for offset, record in self.records.items():
             passes = self._passes(offset, record)
             if not passes and not self.times[offset]:
@@ -306,7 +312,8 @@ class _Consuming(_Rules):
 
     def _passes(self, offset, record):
         """How often somebody's reading went over this record."""
-        return sum((each["start"] is None or each["start"] <= offset) and (each["committed"] is None or each["committed"] <= offset)
+        return sum((each["start"] is None or each["start"] <= offset)
+                   and (each["committed"] is None or each["committed"] <= offset)
                    and (each["to"] is ANY or record.send is None or record.send.sent < each["to"])
                    and (record.gone is None or each["from"] < record.gone) for each in self.passes)
 
@@ -355,11 +362,11 @@ class _Sharing(_Rules):
                 for state in ("Rejected", "Dropped"):
                     chain.bounds.may(state)
                 self._joint(offset, {"Rejected", "Dropped"}, "rejected", most=2)
-                chain.script += [(at, "Rejected", "rejected", self.counts[offset]), (at, "Dropped", "rejected", self.counts[offset])]
+                chain.script += [(at, state, "rejected", self.counts[offset]) for state in ("Rejected", "Dropped")]
 
     def _joint(self, offset, states, words, most):
-        self.expected.joints.append(Joint(f"{words}: {offset} of {self.partition}", [(self.group.name, *self.partition, offset)], states,
-                                          most=most))
+        chains = [(self.group.name, *self.partition, offset)]
+        self.expected.joints.append(Joint(f"{words}: {offset} of {self.partition}", chains, states, most=most))
 
     def finish(self):
         """Every delivery but the last has failed; at the limit the last one has, too."""

@@ -109,7 +109,7 @@ def _previous(lines):
 
 def _event(event, group, code, lines):
     return {"kind": "event", "event": event, "time": lines[-1]["time"], "attributes": {
-        ATTRIBUTES["group"]: group, "error.type": str(code), "messaging.system": "kafka"}}
+        ATTRIBUTES["group"]: group, "error.type": str(code or 25), "messaging.system": "kafka"}}
 
 
 def _time(nanoseconds_):
@@ -165,8 +165,10 @@ def _keys(expected, line):
 def _needed(expected, line):
     """Whether something must miss this line."""
     keys = _keys(expected, line)
-    return not keys or any(expected.chains[key].bounds[line["state"]][0] == _times(expected, key, line["state"]) for key in keys) \
-        or any(set(joint.chains) & set(keys) and line["state"] in joint.states and len(joint.states) == 1 for joint in expected.joints)
+    state = line["state"]
+    if not keys or any(expected.chains[key].bounds[state][0] == _times(expected, key, state) for key in keys):
+        return True
+    return any(joint.states == {state} and set(joint.chains) & set(keys) for joint in expected.joints)
 
 
 def _bounded(expected, line):
@@ -175,7 +177,8 @@ def _bounded(expected, line):
     if not keys:
         topic = line["attributes"][ATTRIBUTES["topic"]]
         of = expected.created if line["state"] == "Created" else expected.refused
-        return all(bounds[line["state"]][1] < bounds[line["state"]][0] + line["count"] for key, bounds in of.items() if key[0] == topic)
+        return all(bounds[line["state"]][1] < bounds[line["state"]][0] + line["count"]
+                   for key, bounds in of.items() if key[0] == topic)
     return any(expected.chains[key].bounds[line["state"]][1] is not ANY
                and expected.chains[key].bounds[line["state"]][1] == _times(expected, key, line["state"]) for key in keys)
 
@@ -203,5 +206,5 @@ def prove(truths, rounds, tally, seed=7):
         if not any(result.differences for result in checker.run()) and not checker.strangers:
             unnoticed.append(f"{truth.prefix}: {words}")
     tally.check(not unnoticed, f"{len(unnoticed)} of {rounds} spoiled lines were not noticed: {unnoticed[:6]}")
-    print(f"checker: {sum(len(lines) for lines, _ in clean.values())} perfect lines, {rounds} spoiled ones, {len(unnoticed)} not noticed",
-          flush=True)
+    perfect = sum(len(lines) for lines, _ in clean.values())
+    print(f"checker: {perfect} perfect lines, {rounds} spoiled ones, {len(unnoticed)} not noticed", flush=True)

@@ -5,7 +5,8 @@ All processes append to one file, each line in one write. An action is written b
 partition, offset]`. An `error` is null, or the broker's code and its name; what a client found wrong by itself has code null.
 
     op          fields, beside t, op and handle
-    opened      kind (producer, consumer, share), client (java, librdkafka, franz, python), pid, client_id, group and all other options
+    opened      kind (producer, consumer, share), client (java, librdkafka, franz, python), pid, client_id, group and all
+                other options
     sending     s (the handle's own number), label, topic, partition (null: the client chooses), size, x (transaction or null),
                 copy: {of: place, group, as: retry, dead or plain} where a consumer's record is published again
     produced    s, topic, partition, offset (null with acks=0, or with an error), error
@@ -27,10 +28,10 @@ Written by the scenario itself, from what the broker's admin interface says over
     topic       topic, partitions, generation (1 for the first topic of that name), configs
     gone        topic, generation
     truncated   topic, generation, partition, before: records before it are deleted
-    reset       group, offsets (places): set by the admin tool
+    reset       group, offsets (places), began: set by the admin tool
     restarted   how (stopped, killed)
-    log         topic, generation, partition, start, end, records: [offset, label, key, size] of all that a read_uncommitted consumer is given,
-                committed: the offsets that a read_committed one is given
+    log         topic, generation, partition, start, end, records: [offset, label, key, size] of all that a read_uncommitted
+                consumer is given, committed: the offsets that a read_committed one is given
     commit      group, topic, partition, offset, at_ms: one record of the offsets topic, in its order; null offset: forgotten
     offsets     group, offsets (places): what the group has committed in the end
     share       group, offsets: [topic, partition, where the share group's log begins, records that it still has to settle]

@@ -2,7 +2,8 @@
 
     python -m truth.kafka.run                                every scenario, Kafka 4 and 2.8, with the agent
     python -m truth.kafka.run --broker 4 --only 'share|plain'
-    python -m truth.kafka.run --no-agent                     without acktrail: clients and broker against each other, and the checker itself
+    python -m truth.kafka.run --no-agent                     without acktrail: clients and broker against each other, and
+                                                             the checker against lines made from the truth
     python -m truth.kafka.run --list
 """
 
@@ -90,7 +91,8 @@ def run(version, options, tally):
 
 def units(tally):
     """What judges is judged first, with stories and lines made by hand."""
-    suite = unittest.TestLoader().discover(str(pathlib.Path(__file__).parent / "tests"), top_level_dir=str(REPOSITORY / "tests/brokers"))
+    top = REPOSITORY / "tests/brokers"
+    suite = unittest.TestLoader().discover(str(top / "truth/kafka/tests"), top_level_dir=str(top))
     result = unittest.TextTestRunner(stream=io.StringIO()).run(suite)
     tally.passed += result.testsRun - len(result.failures) - len(result.errors)
     for test, words in [*result.failures, *result.errors]:

@@ -12,7 +12,7 @@ SCENARIOS = {}
 
 
 def scenario(brokers=("4", "2.8"), **variants):
-    """Registers a function as a scenario: for these brokers, once for each combination of the variants, which it gets as arguments."""
+    """Registers a function as a scenario: for these brokers, once for each combination of the variants, its arguments."""
 
     def register(function):
         for values in itertools.product(*variants.values()):
@@ -52,7 +52,8 @@ class Stage:
         """Adds partitions."""
         self.broker.admin.more_partitions(topic, partitions)
         self._topics[topic] = partitions, self._topics[topic][1]
-        self.log.add("topic", topic=topic, partitions=partitions, generation=self._generations[topic], configs=self._topics[topic][1])
+        self.log.add("topic", topic=topic, partitions=partitions, generation=self._generations[topic],
+                     configs=self._topics[topic][1])
 
     def remake(self, topic):
         """Deletes a topic with all that is in it and makes it again, with the same name and another id."""
@@ -90,8 +91,9 @@ class Stage:
         """Sets a group's offsets as the admin tool does, over the watched port: (topic, partition) → offset."""
         admin = Admin(self.broker.bootstrap())
         named = f"{self.prefix}.{group}"
-        self.log.add("reset", group=named, offsets=[[*where, offset] for where, offset in offsets.items()])
+        began = time.time_ns()
         admin.reset_offsets(named, offsets)
+        self.log.add("reset", group=named, offsets=[[*where, offset] for where, offset in offsets.items()], began=began)
         admin.close()
 
     # Clients

@@ -4,7 +4,7 @@
 
     records     (topic, generation, partition, offset) → `Record`: everything that ever had an offset
     failed      sends that never got one: `Send`
-    groups      name (None: readers without a group) → `Group`: members' handles, and the events of each partition in their order
+    groups      name (None: readers without a group) → `Group`: members' handles, and the events of each partition, in order
     problems    where the sources contradict each other; empty, or nothing can be checked
 
 Nothing in it comes from the wire.
@@ -122,8 +122,9 @@ class Truth:
         options = self.handles[entry["handle"]]
         x = entry.get("x")
         self.sends[entry["handle"], entry["s"]] = Send(
-            entry["handle"], entry["s"], entry["label"], entry["topic"], self.generation(entry["topic"], entry["t"]), entry["partition"],
-            entry["t"], str(options.get("acks") or "all"), None if x is None else (entry["handle"], x), entry.get("copy"))
+            entry["handle"], entry["s"], entry["label"], entry["topic"], self.generation(entry["topic"], entry["t"]),
+            entry["partition"], entry["t"], str(options.get("acks") or "all"),
+            None if x is None else (entry["handle"], x), entry.get("copy"))
 
     def _on_produced(self, entry):
         send = self.sends[entry["handle"], entry["s"]]
@@ -217,7 +218,8 @@ class Truth:
                 partition = entry["topic"], self.generation(entry["topic"], before), entry["partition"]
                 group.events[partition].append((before, "commit", {"offset": entry["offset"], "after": after}))
         for name, topic, partition, offset in made.left():
-            self.problems.append(f"{name} says it committed {offset} of {topic}/{partition}, which the offsets topic does not have")
+            self.problems.append(f"{name} says it committed {offset} of {topic}/{partition}, which the offsets topic does not "
+                                 "have")
         for name, group in self.groups.items():
             group.refused = [failed for failed in made.refused if failed[0] == name]
 
@@ -286,9 +288,11 @@ class _Members:
         self._add(entry, where, "handed", offset=entry["offset"], count=entry.get("count"))
         record = self.truth.records.get((*where, entry["offset"]))
         if record is None:
-            self.truth.problems.append(f"{entry['handle']} was handed {entry['label']} at {where}, {entry['offset']}, which never was")
+            self.truth.problems.append(f"{entry['handle']} was handed {entry['label']} at {where}, {entry['offset']}, which "
+                                       "never was")
         elif record.label != entry["label"]:
-            self.truth.problems.append(f"{entry['handle']} was handed {entry['label']} at {record.place}, which is {record.label}")
+            self.truth.problems.append(f"{entry['handle']} was handed {entry['label']} at {record.place}, which is "
+                                       f"{record.label}")
         elif self.truth.isolated(self._group(entry["handle"]), record):
             self.truth.problems.append(f"{entry['handle']} was handed {record.place}, which was aborted")
 
@@ -336,10 +340,12 @@ class _Made:
                 after = asked.pop(entry["handle"], 0) if entry["how"] == "sync" else 0
                 self._add(handles[entry["handle"]]["group"], entry["offsets"], after, entry["t"], entry["how"] == "sync")
             elif op == "reset":
-                self._add(entry["group"], entry["offsets"], entry["t"], entry["t"] + 1000 * MILLISECOND, True)
-        for handle, x, offsets, group, at in _in_transactions(entries):
-            if ends.get((handle, x)):
-                self._add(group, offsets, at, next(e["t"] for e in entries if e["op"] == "ended" and (e["handle"], e["x"]) == (handle, x)), True)
+                self._add(entry["group"], entry["offsets"], entry["began"], entry["t"], True)
+        ended = {(entry["handle"], entry["x"]): entry["t"] for entry in entries if entry["op"] == "ended"}
+        for entry in entries:
+            transaction = entry["handle"], entry.get("x")
+            if entry["op"] == "committing" and entry["how"] == "txn" and ends.get(transaction):
+                self._add(entry["group"], entry["offsets"], entry["t"], ended[transaction], True)
 
     def _add(self, group, offsets, after, before, sure):
         for topic, partition, offset in offsets:
@@ -356,7 +362,3 @@ class _Made:
         """Commits that the broker does not know of. What a client says of commits it made by itself may come twice."""
         return [key for key, several in self.made.items() for _, _, sure in several if sure]
 
-
-def _in_transactions(entries):
-    return [(entry["handle"], entry["x"], entry["offsets"], entry["group"], entry["t"]) for entry in entries
-            if entry["op"] == "committing" and entry["how"] == "txn"]

@@ -177,9 +177,10 @@ class Consuming(Handle):
                 self.next[topic, partition] = offset + 1
                 records.append([topic, partition, offset, label])
             quiet = time.monotonic() if some else quiet
+            silence = (time.monotonic() - max(quiet, self.changed)) * 1000
             complete = ((wanted is None or len(records) >= wanted)
                         and (command.get("assigned") is None or len(self.assignment()) == command["assigned"])
-                        and (command.get("idle") is None or (time.monotonic() - max(quiet, self.changed)) * 1000 >= command["idle"]))
+                        and (command.get("idle") is None or silence >= command["idle"]))
         return {"records": records, "complete": complete, "assigned": len(self.assignment())}
 
     def on_seek(self, command):
@@ -190,7 +191,7 @@ class Consuming(Handle):
         self.next[topic, partition] = offset
 
     def on_commit(self, command):
-        """Commits given offsets, or what was handed over. `commit` gives the error, and where the library says them the offsets."""
+        """Commits given offsets, or what was handed over. `commit` gives the error, and the offsets if the library says them."""
         offsets = command.get("offsets")
         told = offsets if offsets is not None else [[*where, offset] for where, offset in self.next.items()]
         self.say("committing", how="sync", offsets=told)

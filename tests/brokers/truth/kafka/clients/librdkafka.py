@@ -18,8 +18,8 @@ def shared(handle):
     """Settings that both kinds have."""
     settings = {"bootstrap.servers": handle.options["bootstrap"], "client.id": handle.options["client_id"], "log_level": 3}
     if handle.option("security") == "sasl":
-        settings.update({"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": handle.options["user"],
-                         "sasl.password": handle.options["password"]})
+        settings.update({"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN",
+                         "sasl.username": handle.options["user"], "sasl.password": handle.options["password"]})
     return settings
 
 
@@ -67,8 +67,8 @@ class Producing(base.Producing):
 
     def send_offsets(self, consumer, offsets):
         """Offsets into the transaction."""
-        self.impl.send_offsets_to_transaction([TopicPartition(*place) for place in offsets], consumer.impl.consumer_group_metadata(),
-                                              PATIENCE)
+        metadata = consumer.impl.consumer_group_metadata()
+        self.impl.send_offsets_to_transaction([TopicPartition(*place) for place in offsets], metadata, PATIENCE)
 
     def on_close(self, command):
         """Waits for what is on its way."""
@@ -85,9 +85,11 @@ class Consuming(base.Consuming):
     def open(self):
         """Makes it."""
         settings = {**shared(self), "group.id": self.option("group") or f"{self.options['client_id']}.none",
-                    "enable.auto.commit": self.option("auto_commit", 0) > 0, "auto.commit.interval.ms": max(1, self.option("auto_commit", 0)),
-                    "auto.offset.reset": self.option("reset", "earliest"), "isolation.level": self.option("isolation", "read_uncommitted"),
-                    "fetch.wait.max.ms": 100, "topic.metadata.refresh.interval.ms": 2000, "on_commit": self._on_commit}
+                    "enable.auto.commit": self.option("auto_commit", 0) > 0,
+                    "auto.commit.interval.ms": max(1, self.option("auto_commit", 0)),
+                    "auto.offset.reset": self.option("reset", "earliest"),
+                    "isolation.level": self.option("isolation", "read_uncommitted"), "fetch.wait.max.ms": 100,
+                    "topic.metadata.refresh.interval.ms": 2000, "on_commit": self._on_commit}
         if self.option("protocol", "classic") == "consumer":
             settings["group.protocol"] = "consumer"
         else:
@@ -102,7 +104,8 @@ class Consuming(base.Consuming):
     def on_subscribe(self, command):
         """Joins its group."""
         self.impl.subscribe(command["topics"], on_assign=lambda _, parts: self._moved("assigned", parts),
-                            on_revoke=lambda _, parts: self._moved("revoked", parts), on_lost=lambda _, parts: self._moved("lost", parts))
+                            on_revoke=lambda _, parts: self._moved("revoked", parts),
+                            on_lost=lambda _, parts: self._moved("lost", parts))
 
     def on_assign(self, command):
         """Reads partitions of its own choice."""

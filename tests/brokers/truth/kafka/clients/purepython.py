@@ -17,12 +17,14 @@ def error_of(failed):
     if failed is None:
         return None
     code = getattr(failed, "errno", None)
-    return {"code": code if isinstance(code, int) and code >= 0 else None, "name": getattr(failed, "message", None) or type(failed).__name__}
+    return {"code": code if isinstance(code, int) and code >= 0 else None,
+            "name": getattr(failed, "message", None) or type(failed).__name__}
 
 
 def shared(handle):
     """Settings that both kinds have."""
-    settings = {"bootstrap_servers": handle.options["bootstrap"], "client_id": handle.options["client_id"], "metadata_max_age_ms": 2000}
+    settings = {"bootstrap_servers": handle.options["bootstrap"], "client_id": handle.options["client_id"],
+                "metadata_max_age_ms": 2000}
     if handle.option("security") == "sasl":
         settings.update(security_protocol="SASL_PLAINTEXT", sasl_mechanism="PLAIN", sasl_plain_username=handle.options["user"],
                         sasl_plain_password=handle.options["password"])
@@ -137,7 +139,9 @@ class Consuming(base.Consuming, ConsumerRebalanceListener):
 
     def commit(self, offsets):
         """Waits for the answer, and gives its error and what was committed: behind the marker of a transaction, too."""
-        done = [[*part, self.impl.position(part)] for part in map(TopicPartition._make, self.next)] if offsets is None else offsets
+        done = offsets
+        if offsets is None:
+            done = [[*part, self.impl.position(part)] for part in map(TopicPartition._make, self.next)]
         try:
             self.impl.commit(None if offsets is None else places_to(offsets))
         except KafkaError as failed:

@@ -37,12 +37,14 @@ def groupless(s, kind):
     consumer.poll(records=35)
 
 
-@scenario(kind=("java", "librdkafka", "python"))
-def assigned(s, kind):
-    """Partitions of one's own choice, and commits to a group that has no members."""
+@scenario(start=("stored", "given"), kind=("java", "librdkafka", "python"))
+def assigned(s, start, kind):
+    """Partitions of one's own choice, and commits to a group that has no members. With offsets that are given from the first one
+    on, Java does not speak of the group before it commits."""
     topic = filled(s, kind, 20, partitions=2)
-    consumer = s.consumer(kind, "readers").assign((topic, 0, 0), (topic, 1, 5))
-    consumer.poll(records=35)
+    places = [(topic, 0), (topic, 1)] if start == "stored" else [(topic, 0, 0), (topic, 1, 5)]
+    consumer = s.consumer(kind, "readers").assign(*places)
+    consumer.poll(records=40 if start == "stored" else 35)
     consumer.commit()
 
 
@@ -71,6 +73,18 @@ def commit_backwards(s, kind):
     again = s.consumer(kind, "readers").subscribe(topic)
     assert again.poll(records=12)[0].offset == 8
     again.commit()
+
+
+@scenario(kind=("java", "librdkafka", "python"))
+def commit_refused(s, kind):
+    """Somebody who is no member commits to a group that has one, and is refused; the member is not disturbed."""
+    topic = filled(s, kind, 20)
+    consumer = s.consumer(kind, "readers").subscribe(topic)
+    consumer.poll(records=20)
+    stranger = s.consumer(kind, "readers", which=1)
+    assert stranger.commit([(topic, 0, 15)])
+    stranger.close()
+    consumer.commit()
 
 
 @scenario(kind=KINDS)
@@ -133,7 +147,7 @@ def prefetched(s, kind):
 
 
 def rebalanced(s, kind, **options):
-    """A second member joins while the first holds what it has not committed, takes some of it over, commits nothing and leaves."""
+    """A second member joins while the first has something uncommitted, takes some of it over, commits nothing and leaves."""
     topic = filled(s, kind, 10, partitions=4)
     first = s.consumer(kind, "readers", **options).subscribe(topic)
     first.poll(records=40)

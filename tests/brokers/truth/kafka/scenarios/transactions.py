@@ -43,7 +43,7 @@ def open_transaction(s, kind):
 
 @scenario(kind=("java", "librdkafka", "python"))
 def transform(s, kind):
-    """Consume, transform, produce: offsets go with the transaction. The second one is aborted, and what it had read comes again."""
+    """Consume, transform, produce: offsets go with the transaction. The second is aborted, and what it had read comes again."""
     source, sink = filled(s, kind, 20, "source"), s.topic("sink")
     producer = s.producer(kind, transactional=f"{s.prefix}.tx", linger=2)
     reader = {"max_poll": 10, "isolation": "read_committed"}

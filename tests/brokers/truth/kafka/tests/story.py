@@ -37,7 +37,8 @@ class Story:
         self._s += 1
         label = label or f"made/{self._s}"
         self.add(at, "sending", handle, s=self._s, label=label, topic=TOPIC, partition=0, size=9, **{"x": None, **fields})
-        self.add(at + 1, "produced", handle, s=self._s, topic=TOPIC, partition=0, offset=offset if known and not error else None, error=error)
+        told = offset if known and not error else None
+        self.add(at + 1, "produced", handle, s=self._s, topic=TOPIC, partition=0, offset=told, error=error)
         if stored and not error:
             self.stored.append([offset, label, None, 9])
         return self
@@ -59,7 +60,8 @@ class Story:
         """What the broker says of the log."""
         present = [record for record in sorted(self.stored) if record[0] not in without]
         offsets = [record[0] for record in present]
-        return self.add(at, "log", topic=TOPIC, generation=1, partition=0, start=0, end=max((r[0] for r in self.stored), default=-1) + 1,
+        end = max((record[0] for record in self.stored), default=-1) + 1
+        return self.add(at, "log", topic=TOPIC, generation=1, partition=0, start=0, end=end,
                         records=present, committed=offsets if committed is None else committed)
 
     def truth(self):
@@ -83,6 +85,6 @@ def line(at, state, first=None, last=None, count=None, group=None, reason=None, 
     if group:
         named["messaging.consumer.group.name"] = group
         delivery = delivery or 1
-    made = {"kind": "transition", "time": f"2023-11-14T22:13:{20 + at // 1000:02d}.{at % 1000:03d}000000Z", "state": state, "count": count,
-            "attributes": named, "reason": reason, "delivery": delivery, "corrects": corrects}
+    made = {"kind": "transition", "time": f"2023-11-14T22:13:{20 + at // 1000:02d}.{at % 1000:03d}000000Z", "state": state,
+            "count": count, "attributes": named, "reason": reason, "delivery": delivery, "corrects": corrects}
     return {field: value for field, value in made.items() if value is not None}

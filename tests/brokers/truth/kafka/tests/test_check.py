@@ -7,6 +7,8 @@ from ..ideal import Lines
 from ..truth import Truth
 from .story import GROUP, TOPIC, Story, line
 
+REFUSAL = {"kind": "event", "event": "settle_failed", "time": "2023-11-14T22:13:21Z",
+           "attributes": {"messaging.consumer.group.name": GROUP, "error.type": "25"}}
 COPY = {"acktrail.dead_letter.destination": f"{TOPIC}.dlq"}
 
 
@@ -116,9 +118,18 @@ class Plain(Case):
         self.differs("this is no state", [*told(), line(60, "Lost", 0, group=GROUP)])
 
     def test_events_that_never_were(self):
-        event = {"kind": "event", "event": "settle_failed", "time": told()[-1]["time"],
-                 "attributes": {"messaging.consumer.group.name": GROUP, "error.type": "25"}}
-        self.differs("though nothing was refused", told(), events=[event])
+        self.differs("though nothing was refused", told(), events=[REFUSAL])
+
+    def test_a_refused_commit(self):
+        for name, code in (("UNKNOWN_MEMBER_ID", 25), ("CommitFailedException", None)):
+            story = Story().producer().consumer().sent(10, 0).handed(100, 0)
+            story.add(200, "committing", "c", how="sync", offsets=[[TOPIC, 0, 1]])
+            story.add(202, "committed", "c", how="sync", offsets=[[TOPIC, 0, 1]], error={"code": code, "name": name})
+            lines = [line(10, "Created", count=1), line(11, "Confirmed", 0),
+                     *(line(50, state, 0, group=GROUP) for state in ("Dispatched", "Processing"))]
+            self.differs("no event settle_failed", lines, story.truth())
+            self.assertEqual(differences(story.truth(), lines, events=[REFUSAL]), [])
+            self.differs("× Acknowledged, must be 0", [*lines, line(201, "Acknowledged", 0, group=GROUP)], story.truth())
 
 
 class Producing(Case):
@@ -187,11 +198,13 @@ class Reading(Case):
         story = Story().producer().consumer()
         for offset in range(4):
             story.sent(10, offset)
-        story.handed(100, 0, 1, 2, 3).commit(200, 2).add(250, "closed", "c").consumer(300, handle="d").handed(400, 2, 3, handle="d")
+        story.handed(100, 0, 1, 2, 3).commit(200, 2).add(250, "closed", "c")
+        story.consumer(300, handle="d").handed(400, 2, 3, handle="d")
         truth = story.commit(500, 4, handle="d").truth()
         lines = [line(10, "Created", count=4), line(11, "Confirmed", 0, 3), line(50, "Dispatched", 0, 3, group=GROUP),
                  line(50, "Processing", 0, 3, group=GROUP), line(201, "Acknowledged", 0, 1, group=GROUP),
-                 line(251, "Failed", 2, 3, group=GROUP, reason="rebalanced"), line(350, "Dispatched", 2, 3, group=GROUP, delivery=2),
+                 line(251, "Failed", 2, 3, group=GROUP, reason="rebalanced"),
+                 line(350, "Dispatched", 2, 3, group=GROUP, delivery=2),
                  line(350, "Processing", 2, 3, group=GROUP, delivery=2), line(501, "Acknowledged", 2, 3, group=GROUP, delivery=2)]
         self.assertEqual(differences(truth, lines), [])
         self.differs("0 × Failed, must be 1", [*lines[:5], *lines[6:]], truth)
@@ -220,7 +233,8 @@ class Reading(Case):
     def test_a_topic_made_again(self):
         story = Story().producer().sent(10, 0).log(500).add(510, "gone", topic=TOPIC, generation=1)
         story.add(600, "topic", topic=TOPIC, partitions=1, generation=2, configs={}).sent(700, 0, label="again", stored=False)
-        story.add(8000, "log", topic=TOPIC, generation=2, partition=0, start=0, end=1, records=[[0, "again", None, 9]], committed=[0])
+        story.add(8000, "log", topic=TOPIC, generation=2, partition=0, start=0, end=1, records=[[0, "again", None, 9]],
+                  committed=[0])
         lines = [line(10, "Created", count=1), line(11, "Confirmed", 0), line(700, "Created", count=1), line(701, "Confirmed", 0)]
         self.assertEqual(differences(story.truth(), lines), [])
         self.differs("2 × Confirmed, must be 1", [*lines, line(702, "Confirmed", 0)], story.truth())
@@ -231,16 +245,19 @@ class Copying(Case):
 
     def truth(self):
         """A record that is a dead letter before it is committed."""
-        story = Story().add(0, "topic", topic=f"{TOPIC}.dlq", partitions=1, generation=1, configs={}).producer().consumer().sent(10, 0)
+        story = Story().add(0, "topic", topic=f"{TOPIC}.dlq", partitions=1, generation=1, configs={})
+        story.producer().consumer().sent(10, 0)
         story.handed(100, 0).add(150, "sending", "p", s=99, label="made/1", topic=f"{TOPIC}.dlq", partition=0, size=9, x=None,
                                  copy={"of": [TOPIC, 0, 0], "group": GROUP, "as": "dead"})
         story.add(151, "produced", "p", s=99, topic=f"{TOPIC}.dlq", partition=0, offset=0, error=None).commit(200, 1)
-        story.add(8000, "log", topic=f"{TOPIC}.dlq", generation=1, partition=0, start=0, end=1, records=[[0, "made/1", None, 9]], committed=[0])
+        story.add(8000, "log", topic=f"{TOPIC}.dlq", generation=1, partition=0, start=0, end=1, records=[[0, "made/1", None, 9]],
+                  committed=[0])
         return story.truth()
 
     def test_it_is_told_once(self):
         lines = [line(10, "Created", count=1), line(11, "Confirmed", 0), line(50, "Dispatched", 0, group=GROUP),
-                 line(50, "Processing", 0, group=GROUP), line(151, "Confirmed", 0, **{"messaging.destination.name": f"{TOPIC}.dlq"})]
+                 line(50, "Processing", 0, group=GROUP),
+                 line(151, "Confirmed", 0, **{"messaging.destination.name": f"{TOPIC}.dlq"})]
         dead = line(151, "DeadLettered", 0, group=GROUP, **COPY)
         self.assertEqual(differences(self.truth(), [*lines, dead]), [])
         self.assertEqual(differences(self.truth(), [*lines, dead, line(201, "Acknowledged", 0, group=GROUP)]), [])

@@ -43,7 +43,8 @@ class Facts(unittest.TestCase):
 
     def test_an_aborted_record_that_was_handed_over(self):
         story = Story().producer().consumer(isolation="read_committed").add(5, "begun", "p", x=1).sent(10, 0, x=1)
-        self.problem("which was aborted", story.add(20, "ended", "p", x=1, commit=False).handed(100, 0).log(8000, committed=[]).truth())
+        story.add(20, "ended", "p", x=1, commit=False).handed(100, 0).log(8000, committed=[])
+        self.problem("which was aborted", story.truth())
 
     def test_a_commit_that_the_broker_does_not_know(self):
         story = Story().producer().consumer().sent(10, 0).handed(100, 0).commit(200, 1)
