@@ -16,7 +16,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 passed=0 failed=0 failures=() unchecked=()
 # The Kafka scenarios of two client libraries, and those of share groups. Left out is what the agent cannot know yet: copies that say
 # nothing of where they come from, and the group of a consumer that assigns itself and has not spoken of it.
-kafka='^(?!(retry-topic-plain|dead-letter-plain|assigned|offsets-reset)-)(.*-(java|librdkafka)|share-.*)$'
+kafka='^(?!(retry-topic-plain|dead-letter-plain|assigned-given)-)(.*-(java|librdkafka)|share-.*)$'
 mkdir -p "$logs"
 
 main() {

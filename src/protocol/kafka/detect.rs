@@ -1,6 +1,7 @@
 //! Whether bytes are Kafka's, and where a frame begins among bytes that are.
 
 use std::cmp::Ordering;
+use std::ops::RangeInclusive;
 
 use super::header::RequestHeader;
 use super::layout::{Direction, Layout};
@@ -90,7 +91,12 @@ fn begins(bytes: &[u8], at: usize, client_id: Option<&[u8]>) -> bool {
 }
 
 fn is_known(header: RequestHeader) -> bool {
-    Layout::find(header.api_key, Direction::Request, header.api_version).is_some()
+    /// What a controller that is none of KRaft's tells its brokers, without any greeting: LeaderAndIsr, StopReplica,
+    /// UpdateMetadata, ControlledShutdown. Nothing of it is wanted.
+    const OF_CONTROLLERS: RangeInclusive<i16> = 4..=7;
+    const NEWEST_OF_CONTROLLERS: i16 = 8;
+    let of_controller = OF_CONTROLLERS.contains(&header.api_key) && header.api_version <= NEWEST_OF_CONTROLLERS;
+    of_controller || Layout::find(header.api_key, Direction::Request, header.api_version).is_some()
 }
 
 /// Whether a client id follows the head: this one, or one that can be read; `none_is_one`: it may be empty, or null.
@@ -135,6 +141,7 @@ mod tests {
         assert!(is_request(&request(12, 0, b"app", b"rest"), None));
         assert!(!is_request(&request(12, 0, b"app", b"rest"), Some(b"other")));
         assert!(!is_request(&request(12, 99, b"app", b"rest"), None), "no such version");
+        assert!(is_request(&request(6, 6, b"1", b"what a controller says"), None));
         assert!(!is_request(&request(12, 0, b"a\0p", b"rest"), None), "no such name");
         let two = [request(12, 0, b"app", b"rest"), request(3, 1, b"app", b"")].concat();
         assert!(is_request(&two, None));
