@@ -25,9 +25,9 @@ pub struct Row {
     pub inferred: bool,
     /// Twins were matched first in, first out.
     pub ambiguous: bool,
-    /// The queue, or `exchange:routing key` where no queue is known; of a log `topic/partition first-last group`.
+    /// The queue, or `exchange:routing key` where no queue is known; of a log `topic/partition`.
     pub place: String,
-    /// message-id.
+    /// message-id; of a log the offsets and the group.
     pub message_id: Option<String>,
     /// acktrail's own 32 hex digits.
     pub message: Option<String>,
@@ -93,7 +93,7 @@ impl Row {
     fn of_attributes(attributes: &Attributes<'_>) -> Row {
         Row {
             place: place(attributes),
-            message_id: attributes.message_id.map(|id| id.to_string()),
+            message_id: attributes.message_id.map(|id| id.to_string()).or_else(|| range(attributes)),
             process: process(attributes),
             ..Row::default()
         }
@@ -145,22 +145,23 @@ fn place(attributes: &Attributes<'_>) -> String {
     }
 }
 
-/// `topic/partition first-last group`.
+/// `topic/partition`.
 fn of_log(topic: &Name, attributes: &Attributes<'_>) -> String {
-    let mut text = topic.to_string();
-    // Writing to a string cannot fail.
-    if let Some(partition) = attributes.partition {
-        let _ = write!(text, "/{partition}");
+    match attributes.partition {
+        Some(partition) => format!("{topic}/{partition}"),
+        None => topic.to_string(),
     }
-    match attributes.offsets {
-        Some((first, last)) if first == last => drop(write!(text, " {first}")),
-        Some((first, last)) => drop(write!(text, " {first}-{last}")),
-        None => {}
-    }
-    if let Some(group) = attributes.group {
-        let _ = write!(text, " {group}");
-    }
-    text
+}
+
+/// `first-last group`.
+fn range(attributes: &Attributes<'_>) -> Option<String> {
+    let offsets = attributes.offsets.map(|(first, last)| match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    });
+    let group = attributes.group.map(|group| group.to_string());
+    let parts: Vec<String> = offsets.into_iter().chain(group).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 fn error(attributes: &Attributes<'_>) -> Option<String> {
