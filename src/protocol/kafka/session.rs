@@ -217,6 +217,9 @@ impl Session {
     }
 
     fn request_head(&mut self, bytes: &mut &[u8], out: &mut Output<'_>, secrets: &mut Secrets) {
+        if self.short_token(true, bytes, RequestHeader::LENGTH) {
+            return;
+        }
         let side = &mut self.requests;
         if !side.fill(bytes, REQUEST_HEAD) {
             return;
@@ -226,12 +229,14 @@ impl Session {
         let Some((header, left)) = detect::header(&side.head).zip(size) else {
             return self.no_request(frame, size, out, secrets);
         };
-        side.header = header;
-        let Some(layout) = header.layout(Direction::Request).filter(|_| !self.is_token(header)) else {
+        // Before it is the latest request that tokens are told from.
+        let layout = header.layout(Direction::Request).filter(|_| !self.is_token(header));
+        let Some(layout) = layout else {
             return self.no_request(frame, size, out, secrets);
         };
         self.count += 1;
         let side = &mut self.requests;
+        side.header = header;
         side.context = match header.api_key {
             api::PRODUCE => Context::Produce { request: RequestId(self.count), answered: true },
             api::FETCH => Context::Fetch { committed: false },
@@ -249,6 +254,26 @@ impl Session {
         self.raw_login && next != Some(header.correlation_id)
     }
 
+    /// A login's own bytes may be fewer than any header has, or none: then the frame is passed over. True also while its size is
+    /// not complete.
+    fn short_token(&mut self, is_request: bool, bytes: &mut &[u8], shortest: usize) -> bool {
+        if !self.raw_login {
+            return false;
+        }
+        let side = self.side(is_request);
+        if side.held < SIZE && !side.fill(bytes, SIZE) {
+            return true;
+        }
+        let [size @ .., _, _, _, _, _, _, _, _] = side.head;
+        let size = u32::from_be_bytes(size);
+        let is_short = side.held == SIZE && (size as usize) < shortest;
+        if is_short {
+            side.held = 0;
+            side.state = State::Skip { left: u64::from(size), secret: is_request };
+        }
+        is_short
+    }
+
     /// What came is no request that is known.
     fn no_request(&mut self, frame: Position, left: Option<u32>, out: &mut Output<'_>, secrets: &mut Secrets) {
         let side = &mut self.requests;
@@ -261,8 +286,8 @@ impl Session {
                     if Layout::is_followed(header.api_key) || header.api_key > detect::LARGEST_API {
                         out.trouble(Trouble::Unknown);
                     }
-                    let context = Context::Unknown;
-                    self.exchange.sent(Pending { header, context });
+                    self.requests.header = header;
+                    self.sent(Context::Unknown, Outcome::Complete, out);
                 }
                 self.requests.state = State::Skip { left: u64::from(left), secret: true };
             }
@@ -274,6 +299,9 @@ impl Session {
     }
 
     fn response_head(&mut self, bytes: &mut &[u8], out: &mut Output<'_>) {
+        if self.short_token(false, bytes, ResponseHeader::LENGTH) {
+            return;
+        }
         let side = &mut self.responses;
         if !side.fill(bytes, RESPONSE_HEAD) {
             return;

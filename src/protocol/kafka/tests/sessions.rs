@@ -193,3 +193,32 @@ fn conversations_are_understood() {
     let lost = operations.iter().filter(|operation| matches!(operation, Operation::Gap(_))).count();
     assert_eq!(lost, 0);
 }
+
+/// SaslHandshake of version 0: what follows has no header, and is secret, until a request is one again.
+#[test]
+fn a_login_without_headers_ends_where_requests_go_on() {
+    let request = |key: i16, version: i16, correlation: i32, rest: &[u8]| {
+        let head = [&key.to_be_bytes()[..], &version.to_be_bytes(), &correlation.to_be_bytes(), b"\0\x03app"].concat();
+        frame(Flow::Forward, &head, rest).bytes
+    };
+    let mut listener = Listener::new();
+    listener.sessions.keep_secrets();
+    listener.hear(Flow::Forward, &request(17, 0, 0, b"\0\x05PLAIN"), true);
+    listener.hear(Flow::Backward, &frame(Flow::Backward, &0i32.to_be_bytes(), &[0; 6]).bytes, true);
+    let token = frame(Flow::Forward, b"", b"\0alice\0alice-secret").bytes;
+    let from = listener.positions[0] + 4;
+    listener.hear(Flow::Forward, &token, true);
+    listener.hear(Flow::Backward, &[0; 4], true);
+    let secrets: Vec<_> = listener.sessions.secrets().map(|(_, _, range)| range).collect();
+    assert_eq!(
+        (secrets.first().map(|range| range.start), secrets.last().map(|range| range.end)),
+        (Some(from), Some(listener.positions[0]))
+    );
+    // OffsetCommit of version 0: group, one topic, one partition.
+    let commit = [&b"\0\x01g\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\0"[..], &7i64.to_be_bytes(), b"\xff\xff"].concat();
+    listener.hear(Flow::Forward, &request(8, 0, 1, &commit), true);
+    let answer = b"\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\0\0\0";
+    listener.hear(Flow::Backward, &frame(Flow::Backward, &1i32.to_be_bytes(), answer).bytes, true);
+    let committed = listener.end().into_iter().filter(is_about_a_log).count();
+    assert_eq!(committed, 1, "the requests behind the login are not read");
+}
