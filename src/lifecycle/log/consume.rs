@@ -12,7 +12,7 @@ use super::consumers::{Consumer, Found};
 use super::lines::Subject;
 use super::topics::Place;
 use super::{Logs, Unread};
-use crate::protocol::operation::log::{self, Batch, Leaving, Member};
+use crate::protocol::operation::log::{self, Batch, Member};
 use crate::stream::{ConnectionId, Flow, Position};
 use crate::time::Timestamp;
 
@@ -265,7 +265,6 @@ impl Logs {
         time: Timestamp,
         party: &Rc<Party>,
         member: &Member,
-        _leaving: Leaving,
         observer: &mut dyn Observer,
     ) {
         let consumer = Consumer::Group(member.group.clone());

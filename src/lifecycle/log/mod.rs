@@ -122,14 +122,9 @@ impl Logs {
                 let fetched = consume::Fetched { batches, from: *from, aborted: *aborted, flow: *flow, end: *end };
                 self.fetched(time, party, partition, &fetched, observer);
             }
-            LogOperation::Watermarks { partition, high, stable: _, start: _ } => {
-                if let Some(known) = self.partition(partition) {
-                    known.1.high = Some(*high);
-                }
-            }
             LogOperation::MemberSeen(member) => self.consumers.seen(party, member),
             LogOperation::Assigned { member, partitions } => self.assigned(time, party, member, partitions, observer),
-            LogOperation::MemberLeft { member, leaving } => self.member_left(time, party, member, *leaving, observer),
+            LogOperation::MemberLeft(member) => self.member_left(time, party, member, observer),
             LogOperation::Position { member, partition, offset } => self.position(party, member, partition, *offset),
             LogOperation::Committed { member, partition, offset, error, transaction } => {
                 let commit = settle::Commit { member, offset: *offset, error: *error, transaction: *transaction };
@@ -143,7 +138,7 @@ impl Logs {
                 let judged = share::Judged { offsets: (*first, *last), verdict: *verdict, error: *error };
                 self.judged(time, party, &member.group, partition, &judged, observer);
             }
-            LogOperation::TransactionEnded { producer, transaction: _, committed, error } => {
+            LogOperation::TransactionEnded { producer, committed, error } => {
                 self.transaction_ended(time, *producer, *committed, *error, observer);
             }
         }

@@ -47,8 +47,6 @@ pub(super) struct Partition {
     produced: VecDeque<Produced>,
     stored: VecDeque<Stored>,
     pub chains: HashMap<Consumer, Chain>,
-    /// Offset behind the last message that consumers may have.
-    pub high: Option<i64>,
 }
 
 impl Partition {
@@ -138,7 +136,6 @@ impl Partition {
         for (consumer, chain) in other.chains {
             self.chains.entry(consumer).or_insert(chain);
         }
-        self.high = self.high.max(other.high);
     }
 }
 

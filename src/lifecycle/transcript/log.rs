@@ -3,7 +3,7 @@
 use super::{Stage, Words};
 use crate::protocol::operation::Operation;
 use crate::protocol::operation::log::{
-    Acks, Batch, CopyFate, Leaving, LogOperation, Member, Partition, RequestId, Sequence, Topic, TopicId,
+    Acks, Batch, CopyFate, LogOperation, Member, Partition, RequestId, Sequence, Topic, TopicId,
 };
 use crate::stream::Flow;
 
@@ -54,7 +54,7 @@ impl Stage {
                 member: member(words),
                 partitions: words.plain[2..].iter().map(|word| partition_of(word)).collect(),
             },
-            "leave" => LogOperation::MemberLeft { member: member(words), leaving: Leaving::Left },
+            "leave" => LogOperation::MemberLeft(member(words)),
             "position" => {
                 LogOperation::Position { member: member(words), partition: at(), offset: words.number("offset") }
             }
@@ -67,7 +67,6 @@ impl Stage {
             },
             "end" => LogOperation::TransactionEnded {
                 producer: words.number("producer").unwrap(),
-                transaction: "transaction".into(),
                 committed: words.has("commit"),
                 error,
             },

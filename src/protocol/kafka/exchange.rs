@@ -62,7 +62,6 @@ pub(super) struct Judgement {
 #[derive(Debug)]
 pub(super) struct Ending {
     pub producer: i64,
-    pub transaction: Name,
     pub committed: bool,
 }
 

@@ -40,7 +40,6 @@ pub(super) struct Row {
     pub member: Option<Name>,
     /// The member of the element at hand.
     pub listed_member: Option<Name>,
-    pub transaction: Option<Name>,
     /// What a coordinator is asked for.
     pub coordinator: Option<Name>,
     pub software: Option<Name>,
@@ -63,7 +62,6 @@ impl Default for Row {
             group: None,
             member: None,
             listed_member: None,
-            transaction: None,
             coordinator: None,
             software: None,
             software_version: None,
@@ -121,7 +119,6 @@ impl Row {
             (Field::Group, value) => self.group = text(value, out),
             (Field::Member, value) if self.in_member => self.listed_member = text(value, out),
             (Field::Member, value) => self.member = text(value, out),
-            (Field::TransactionalId, value) => self.transaction = text(value, out),
             (Field::CoordinatorKey, value) => self.coordinator = text(value, out),
             (Field::SoftwareName, value) => self.software = text(value, out),
             (Field::SoftwareVersion, value) => self.software_version = text(value, out),

@@ -11,7 +11,7 @@ use super::memory::Memory;
 use super::row::Row;
 use super::visitor::{Value, Visitor};
 use crate::protocol::operation::Operation;
-use crate::protocol::operation::log::{Acks, Leaving, LogOperation, Member, Partition, Verdict};
+use crate::protocol::operation::log::{Acks, LogOperation, Member, Partition, Verdict};
 use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
 
@@ -148,13 +148,9 @@ impl Scribe<'_, '_> {
             }
             api::END_TXN => {
                 let row = &self.reading.row;
-                let known =
-                    row.number(Field::ProducerId).zip(row.transaction.clone()).zip(row.number(Field::Committed));
-                *self.context = Context::End(known.map(|((producer, transaction), committed)| Ending {
-                    producer,
-                    transaction,
-                    committed: committed != 0,
-                }));
+                let known = row.number(Field::ProducerId).zip(row.number(Field::Committed));
+                *self.context =
+                    Context::End(known.map(|(producer, committed)| Ending { producer, committed: committed != 0 }));
             }
             api::API_VERSIONS => {
                 let row = &self.reading.row;
@@ -185,7 +181,7 @@ impl Scribe<'_, '_> {
 
     fn leaves(&mut self) {
         let Some(member) = self.member().filter(|member| !member.member.is_empty()) else { return };
-        self.log(LogOperation::MemberLeft { member, leaving: Leaving::Left });
+        self.log(LogOperation::MemberLeft(member));
     }
 
     fn response_done(&mut self, key: i16) {
@@ -197,16 +193,15 @@ impl Scribe<'_, '_> {
         }
         match (key, &*self.context) {
             (api::END_TXN, Context::End(Some(ending))) => {
-                let Ending { producer, transaction, committed } = ending;
-                let (producer, transaction, committed) = (*producer, transaction.clone(), *committed);
+                let Ending { producer, committed } = *ending;
                 let Some(error) = error else { return };
-                self.log(LogOperation::TransactionEnded { producer, transaction, committed, error });
+                self.log(LogOperation::TransactionEnded { producer, committed, error });
             }
             (api::HEARTBEAT | api::SYNC_GROUP | api::CONSUMER_GROUP_HEARTBEAT, Context::Member(member))
                 if error.is_some_and(|error| EXPELLED.contains(&error)) =>
             {
                 let member = member.clone();
-                self.log(LogOperation::MemberLeft { member, leaving: Leaving::Expelled });
+                self.log(LogOperation::MemberLeft(member));
             }
             (api::JOIN_GROUP, Context::Member(asked)) if error == Some(0) => {
                 let member = exchange::member(Some(&asked.group), self.reading.row.member.as_ref());
@@ -262,13 +257,6 @@ impl Scribe<'_, '_> {
                 let (request, offset) = (*request, row.number(Field::BaseOffset));
                 let Some(error) = error else { return };
                 self.log(LogOperation::ProduceAnswered { request, partition, offset, error });
-            }
-            Context::Fetch { .. } => {
-                let numbers = [Field::HighWatermark, Field::LastStableOffset, Field::LogStartOffset];
-                let [high, stable, start] = numbers.map(|field| row.number(field).filter(|offset| *offset >= 0));
-                if let (Some(high), Some(0)) = (high, error) {
-                    self.log(LogOperation::Watermarks { partition, high, stable, start });
-                }
             }
             Context::Commit(commit) => {
                 let offset = commit.offsets.iter().find(|(of, _)| *of == partition).map(|(_, offset)| *offset);
@@ -418,7 +406,7 @@ impl Visitor for Scribe<'_, '_> {
                 let row = &self.reading.row;
                 let member = exchange::member(row.group.as_ref(), row.listed_member.as_ref());
                 if let Some(member) = member.filter(|member| !member.member.is_empty()) {
-                    self.log(LogOperation::MemberLeft { member, leaving: Leaving::Left });
+                    self.log(LogOperation::MemberLeft(member));
                 }
             }
             _ => {}

@@ -71,15 +71,6 @@ pub enum Acks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// Why a member is not one any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Leaving {
-    /// It said so.
-    Left,
-    /// The coordinator does not know it any more, or another one took its place (fenced).
-    Expelled,
-}
-
 /// Why a message was copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CopyFate {
@@ -194,17 +185,6 @@ pub enum LogOperation {
         /// Position behind the last byte: when the reader passes it, the application has them.
         end: Position,
     },
-    /// What the broker says of a partition beside its messages.
-    Watermarks {
-        /// Which.
-        partition: Partition,
-        /// Offset behind the last message that consumers may have.
-        high: i64,
-        /// Offset behind the last one whose transaction has ended.
-        stable: Option<i64>,
-        /// Offset of the oldest message.
-        start: Option<i64>,
-    },
     /// A consumer speaks here as a member of a group.
     MemberSeen(Member),
     /// What a member consumes from now on, and nothing else.
@@ -214,13 +194,8 @@ pub enum LogOperation {
         /// Its partitions.
         partitions: Vec<Partition>,
     },
-    /// A member is none any more.
-    MemberLeft {
-        /// Which.
-        member: Member,
-        /// Why.
-        leaving: Leaving,
-    },
+    /// A member is none any more: it said so, or the coordinator does not know it.
+    MemberLeft(Member),
     /// The coordinator told where a group stands in a partition.
     Position {
         /// The member that asked.
@@ -279,8 +254,6 @@ pub enum LogOperation {
     TransactionEnded {
         /// The producer's id.
         producer: i64,
-        /// Its name for its transactions.
-        transaction: Name,
         /// Committed, or aborted.
         committed: bool,
         /// The broker's error code; 0: none.
