@@ -7,7 +7,7 @@ PYTHON := $(WORK)/venv/bin/python
 # Where deps.sh puts Rust and Go if the machine has none that is new enough.
 export PATH := $(WORK)/rust/bin:$(WORK)/go/bin:$(PATH)
 
-.PHONY: help deps deps-build deps-lint deps-demo build demo test test-core truth lint format bench clean
+.PHONY: help deps deps-build deps-lint deps-demo deps-demo-kafka build demo demo-kafka test test-core truth lint format bench clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -24,11 +24,17 @@ deps-lint:
 deps-demo:
 	@scripts/deps.sh demo
 
+deps-demo-kafka:
+	@scripts/deps.sh demo-kafka
+
 build: deps-build ## build target/release/acktrail
 	@$(CARGO) build --release --locked
 
 demo: deps-demo build ## follow a RabbitMQ of its own for some seconds: success, retries, dead letters (root, under a minute)
-	@$(PYTHON) demo/demo.py
+	@$(PYTHON) demo/demo.py rabbitmq
+
+demo-kafka: deps-demo-kafka build ## the same with a Kafka of its own: two groups, a crash, a retry topic, a dead-letter topic
+	@$(PYTHON) demo/demo.py kafka
 
 test: ## install, check and test everything, as CI does (root; at most 15 minutes on a new machine)
 	@scripts/test.sh

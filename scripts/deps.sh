@@ -4,6 +4,7 @@
 #   scripts/deps.sh build            what `make build` needs: clang, libelf, zlib, pkg-config, Rust
 #   scripts/deps.sh lint             build, and what the checks need
 #   scripts/deps.sh demo             build, and a RabbitMQ with a Python client
+#   scripts/deps.sh demo-kafka       build, and the newest Kafka with a Python client
 #   scripts/deps.sh kafka            Kafka, old and new, and its clients: all that truth.kafka needs beside the agent
 #   scripts/deps.sh test             demo, kafka, and everything that the tests compare with (the default)
 #
@@ -28,9 +29,10 @@ main() {
     build) build ;;
     lint) build; lint ;;
     demo) build; demo ;;
+    demo-kafka) build; kafka_4 ;;
     kafka) kafka ;;
     test) build; lint; demo; tests; kafka ;;
-    *) echo "deps.sh: build, lint, demo, kafka or test, not '$level'" >&2; exit 2 ;;
+    *) echo "deps.sh: build, lint, demo, demo-kafka, kafka or test, not '$level'" >&2; exit 2 ;;
     esac
 }
 
@@ -70,15 +72,28 @@ venv() {
 
 jdk() {
     command -v javac >/dev/null || packages default-jdk-headless
-    command -v mvn >/dev/null || packages maven
+    maven
+}
+
+# A broker needs no compiler.
+jre() {
+    command -v java >/dev/null || packages default-jre-headless
+    maven
+}
+
+maven() { command -v mvn >/dev/null || packages maven; }
+
+kafka_4() {
+    jre
+    venv
+    step kafka-4 "Kafka $kafka_version, tools of $kafka_tools_version" "$kafka_version/$kafka_tools_version" \
+        "$work/kafka-4/kafka_2.13-$kafka_version.jar" make_kafka_4
 }
 
 kafka() {
     jdk
     golang
-    venv
-    step kafka-4 "Kafka $kafka_version, tools of $kafka_tools_version" "$kafka_version/$kafka_tools_version" \
-        "$work/kafka-4/kafka_2.13-$kafka_version.jar" make_kafka_4
+    kafka_4
     step kafka-2.8 "Kafka $kafka_old_version, with ZooKeeper" "$kafka_old_version" \
         "$work/kafka-2.8/kafka_2.13-$kafka_old_version.jar" make_kafka_old
     step kafka-java-client "truth client for Kafka, Java" "$kafka_version/$(fingerprint tests/brokers/clients/kafka-java)" \

@@ -19,8 +19,9 @@ class Agent:
     """`acktrail run` on one broker's port, by default with JSON lines. Use as a context manager; leaving it ends the agent and
     reads its summary."""
 
-    def __init__(self, directory, port, *options, name="agent", writes_lines=True):
+    def __init__(self, directory, port, *options, name="agent", writes_lines=True, environment=None):
         self.directory, self.port, self.options, self.writes_lines = directory, port, options, writes_lines
+        self.environment = {**os.environ, **(environment or {})}
         self.lines, self.summary_path = directory / f"{name}.jsonl", directory / f"{name}.summary.json"
         self.errors = directory / f"{name}.stderr"
         self._ready = directory / f"{name}.ready"
@@ -42,7 +43,7 @@ class Agent:
         self._config.write_text("")
         command = self.command()
         with open(self.errors, "ab") as errors:
-            self.process = spawn(command, stdout=errors, stderr=errors)
+            self.process = spawn(command, stdout=errors, stderr=errors, env=self.environment)
         deadline = time.monotonic() + 30
         while not self._ready.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -104,7 +104,7 @@ class KafkaBroker:
             if process:
                 stop(process, how=signal.SIGKILL)
         self.process = self.keeper = None
-        for part in ("data", "keeper"):
+        for part in ("data", "keeper", "tmp"):
             shutil.rmtree(self.directory / part, ignore_errors=True)
 
     @property
@@ -128,8 +128,10 @@ class KafkaBroker:
         self._admin = None
 
     def _java(self, heap, *words):
-        # It lives for a minute or two: what the second compiler would gain it never earns back.
-        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable",
+        # It lives for a minute or two: what the second compiler would gain it never earns back. And it is killed: what it unpacks
+        # (libraries of codecs), and what it tells of itself to others, would stay in /tmp.
+        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable", "-XX:-UsePerfData",
+                f"-Djava.io.tmpdir={self.directory / 'tmp'}",
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dzookeeper.admin.enableServer=false", "-cp",
                 f"{self.library}/*", *words]
 
@@ -137,7 +139,7 @@ class KafkaBroker:
         if not any(self.library.glob("kafka_2.13-*.jar")):
             raise RuntimeError(f"Kafka {self.version} is not installed: make deps")
         shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory.mkdir(parents=True)
+        (self.directory / "tmp").mkdir(parents=True)
         if self.version == "4":
             shutil.copytree(self._formatted(), self.directory / "data")
         else:

@@ -1,13 +1,20 @@
 """The programs of the demonstration's shop: ordinary pika clients that know nothing of acktrail.
 
-    python roles.py ROLE URL SECONDS
+    python rabbitmq_roles.py ROLE URL SECONDS
+
+Each prints what it did, in numbers, as one JSON object when it ends.
 """
 
+import collections
+import json
 import random
 import sys
 import time
 
 import pika
+
+
+DID = collections.Counter()
 
 
 def shop(channel, until):
@@ -20,8 +27,10 @@ def shop(channel, until):
         try:
             channel.basic_publish("orders", country, f"order {n} to {country}".encode() + b"." * random.randrange(900),
                                   pika.BasicProperties(message_id=f"order-{n}"), mandatory=True)
+            DID["confirmed"] += 1
         except pika.exceptions.UnroutableError:
-            pass
+            DID["returned"] += 1
+        DID["published"] += 1
         channel.connection.sleep(0.125)
 
 
@@ -29,11 +38,12 @@ def billing(channel, method, properties, _body):
     """Acknowledges most; gives some back once; cannot make sense of every ninth."""
     n = number(properties)
     if n % 9 == 0:
-        channel.basic_reject(method.delivery_tag, requeue=False)
+        reject(channel, method)
     elif n % 5 == 0 and not method.redelivered:
         channel.basic_nack(method.delivery_tag, requeue=True)
+        DID["requeued"] += 1
     else:
-        channel.basic_ack(method.delivery_tag)
+        acknowledge(channel, method)
 
 
 def shipping(channel, method, properties, _body):
@@ -41,15 +51,32 @@ def shipping(channel, method, properties, _body):
     deaths = (properties.headers or {}).get("x-death", [])
     tries = sum(death["count"] for death in deaths if death["queue"] == "shipping")
     if number(properties) % 4 == 0 and tries < 2:
-        channel.basic_reject(method.delivery_tag, requeue=False)
+        reject(channel, method)
     else:
-        channel.basic_ack(method.delivery_tag)
+        acknowledge(channel, method)
 
 
 def mail(channel, method, _properties, _body):
     """Slow: half a second for each."""
     channel.connection.sleep(0.5)
+    acknowledge(channel, method)
+
+
+def audit(*_):
+    """Whatever comes is acknowledged by being sent."""
+    DID["acknowledged"] += 1
+
+
+def acknowledge(channel, method):
+    """It is done."""
     channel.basic_ack(method.delivery_tag)
+    DID["acknowledged"] += 1
+
+
+def reject(channel, method):
+    """It will never be done here."""
+    channel.basic_reject(method.delivery_tag, requeue=False)
+    DID["rejected"] += 1
 
 
 def number(properties):
@@ -89,12 +116,13 @@ def main():
         shop(channel, until)
     else:
         automatic = role == "audit"
-        work = {"billing": billing, "shipping": shipping, "mail": mail, "audit": lambda *_: None}[role]
+        work = {"billing": billing, "shipping": shipping, "mail": mail, "audit": audit}[role]
         channel.basic_qos(prefetch_count=4)
         channel.basic_consume(role, work, auto_ack=automatic)
         while time.monotonic() < until:
             connection.process_data_events(time_limit=0.1)
     connection.close()
+    print(json.dumps(DID))
 
 
 if __name__ == "__main__":
