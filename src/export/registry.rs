@@ -77,10 +77,10 @@ attributes! {
     CONSUMER_TAG = "acktrail.rabbitmq.consumer_tag" Text "ls";
     STREAM_OFFSET = "acktrail.rabbitmq.stream.offset" Int "ls";
     QUEUE = "acktrail.queue.name" Text "lsm";
-    GROUP = "messaging.consumer.group.name" Text "lm";
-    PARTITION = "messaging.destination.partition.id" Text "l";
-    OFFSET = "messaging.kafka.offset" Int "l";
-    OFFSET_LAST = "acktrail.kafka.offset.last" Int "l";
+    GROUP = "messaging.consumer.group.name" Text "lsm";
+    PARTITION = "messaging.destination.partition.id" Text "ls";
+    OFFSET = "messaging.kafka.offset" Int "ls";
+    OFFSET_LAST = "acktrail.kafka.offset.last" Int "ls";
     SETTLEMENT = "acktrail.settlement" Text "ls";
     REDELIVERED = "acktrail.message.redelivered" Bool "ls";
     DEAD_LETTER_SOURCE = "acktrail.dead_letter.source" Text "lsm";

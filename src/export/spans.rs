@@ -1,13 +1,16 @@
 //! Spans of the messages that matter, by the semantic conventions 1.44.0 (docs/messaging/messaging-spans.md).
 //!
-//! Made of transitions alone: a producer's span from Created to Confirmed, a consumer's span per delivery from the
+//! Made of transitions alone. Of a broker's messages: a producer's span from Created to Confirmed, a consumer's span per delivery from the
 //! application's reading to the settlement, and a span where the broker moves a message to a dead-letter queue. Which
-//! messages get them, and how their ids come about, stands in docs/metrics.md.
+//! messages get them, and how their ids come about, stands in docs/metrics.md. Of logs, see `ranges`.
 
 mod budget;
 mod build;
 mod chance;
 mod ids;
+mod outlet;
+mod pairs;
+mod ranges;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -18,6 +21,8 @@ pub use self::ids::{Role, SpanContext, creation_context, span_id, trace_id};
 
 use self::budget::Budget;
 use self::chance::Chance;
+use self::outlet::Outlet;
+use self::ranges::{Desk, Ranges};
 use super::metrics::Value;
 use super::registry::Attribute;
 use super::resource::Resource;
@@ -53,6 +58,21 @@ pub enum Kind {
     Consumer,
 }
 
+/// What a span follows from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// The ids of the other span.
+    pub context: SpanContext,
+    /// What the messages of this link do not share with those of the others.
+    pub attributes: Vec<(&'static Attribute, Value)>,
+}
+
+impl From<SpanContext> for Link {
+    fn from(context: SpanContext) -> Link {
+        Link { context, attributes: Vec::new() }
+    }
+}
+
 /// A finished span.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Span {
@@ -73,7 +93,9 @@ pub struct Span {
     /// Keys and values.
     pub attributes: Vec<(&'static Attribute, Value)>,
     /// What it follows from.
-    pub links: Vec<SpanContext>,
+    pub links: Vec<Link>,
+    /// Links that found no room.
+    pub dropped_links: u32,
     /// What happened before or within it.
     pub events: Vec<(Timestamp, &'static str)>,
     /// It ended in failure.
@@ -86,8 +108,8 @@ pub struct Span {
 pub struct Spans {
     sampling: Sampling,
     chance: Chance,
-    ready: Vec<Span>,
-    lost: u64,
+    out: Outlet,
+    ranges: Ranges,
     pending: HashMap<u128, Span, DefaultHashBuilder>,
     pending_order: VecDeque<(Timestamp, u128)>,
     emitted: Recent,
@@ -103,15 +125,15 @@ impl Spans {
     /// counted.
     pub const BUDGET: u64 = 2000;
     /// Finished spans that wait to be taken; beyond, new ones are lost and counted.
-    pub const READY: usize = 16_384;
+    pub const READY: usize = Outlet::MOST;
 
     /// By these rules. A ratio outside 0 to 1 is taken as the nearer of the two.
     pub fn new(sampling: Sampling) -> Spans {
         Spans {
             sampling,
             chance: Chance::new(sampling.ratio, sampling.per_second),
-            ready: Vec::new(),
-            lost: 0,
+            out: Outlet::default(),
+            ranges: Ranges::default(),
             pending: HashMap::default(),
             pending_order: VecDeque::new(),
             emitted: Recent::default(),
@@ -127,6 +149,8 @@ impl Spans {
 
     /// Releases what has waited long enough for a confirm.
     pub fn poll(&mut self, now: Timestamp) {
+        let (ranges, mut desk) = self.split();
+        ranges.flush(&mut desk);
         while let Some((since, identity)) = self.pending_order.front().copied() {
             if now.since(since) < Self::CONFIRM_WAIT && self.pending_order.len() <= Self::PENDING {
                 break;
@@ -140,6 +164,8 @@ impl Spans {
 
     /// Releases everything that waits: the end has come.
     pub fn finish(&mut self) {
+        let (ranges, mut desk) = self.split();
+        ranges.flush(&mut desk);
         while let Some((_, identity)) = self.pending_order.pop_front() {
             if let Some(span) = self.pending.remove(&identity) {
                 self.emit(span);
@@ -149,17 +175,17 @@ impl Spans {
 
     /// Takes the finished spans.
     pub fn take(&mut self) -> Vec<Span> {
-        std::mem::take(&mut self.ready)
+        self.out.take()
     }
 
     /// Whether there are finished spans.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty()
+        self.out.is_empty()
     }
 
     /// Spans lost because nobody took them.
     pub fn lost(&self) -> u64 {
-        self.lost
+        self.out.lost()
     }
 
     /// Lines without spans because there were too many of their kind ([`Spans::BUDGET`]).
@@ -173,11 +199,12 @@ impl Spans {
     }
 
     fn emit(&mut self, span: Span) {
-        if self.ready.len() >= Self::READY {
-            self.lost += 1;
-        } else {
-            self.ready.push(span);
-        }
+        self.out.emit(span);
+    }
+
+    fn split(&mut self) -> (&mut Ranges, Desk<'_>) {
+        let Spans { sampling, chance, out, ranges, budget, .. } = self;
+        (ranges, Desk { chance, budget, slow: sampling.slow, out })
     }
 
     /// A producer's span that waits for its confirm.
@@ -227,9 +254,9 @@ impl Spans {
 
 impl Observer for Spans {
     fn transition(&mut self, line: &Transition<'_>) {
-        // A range of a log is no message: it has no identity that a trace could have.
         if line.attributes.topic.is_some() {
-            return;
+            let (ranges, mut desk) = self.split();
+            return ranges.transition(line, &mut desk);
         }
         let sampled = self.chance.samples(line);
         match line.state {
@@ -277,7 +304,10 @@ impl Observer for Spans {
         }
     }
 
-    fn event(&mut self, _event: &Event<'_>) {}
+    fn event(&mut self, event: &Event<'_>) {
+        let (ranges, mut desk) = self.split();
+        ranges.event(event, &mut desk);
+    }
 }
 
 /// The identities whose producer's span went out lately for a reason, in two generations.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use crate::capture::Owner;
 use crate::names::Name;
+use crate::protocol::operation::log::Batch;
 use crate::protocol::operation::{ChannelId, Identity, TraceContext};
 use crate::time::Timestamp;
 
@@ -276,6 +277,13 @@ pub struct Attributes<'a> {
     pub offsets: Option<(i64, i64)>,
     /// The consumer group.
     pub group: Option<&'a Name>,
+    /// What was appended or handed out together, with what the line speaks of: on the first line about a batch that is produced or
+    /// confirmed, and on all about messages that are handed out. Offsets are those in the log, once they are known.
+    pub batches: &'a [Batch],
+    /// Nobody answers for what is produced (acks=0).
+    pub unanswered: bool,
+    /// When the request was sent that a settlement is the answer to.
+    pub requested: Option<Timestamp>,
     /// Virtual host.
     pub vhost: Option<&'a Name>,
     /// message-id.

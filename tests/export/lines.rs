@@ -48,6 +48,9 @@ fn a_line_with_everything() {
     let (server, client) = ("127.0.0.1:5672".parse().unwrap(), "[2001:db8::1]:40000".parse().unwrap());
     let trace = TraceContext { trace_id: [0xab; 16], span_id: [0x01; 8], flags: 1 };
     rejected.attributes = Attributes {
+        batches: &[],
+        unanswered: false,
+        requested: None,
         system: "rabbitmq",
         operation: Some("nack"),
         exchange: Some(exchange),

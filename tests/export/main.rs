@@ -8,5 +8,6 @@ mod docs;
 mod lifecycle;
 mod lines;
 mod metrics;
+mod ranges;
 mod spans;
 mod summary;

@@ -144,7 +144,7 @@ pub fn seen_span(span: &Span) -> SeenSpan {
         start: span.start.0,
         end: span.end.0,
         attributes,
-        links: span.links.iter().map(context).collect(),
+        links: span.links.iter().map(|link| context(&link.context)).collect(),
         events: span.events.iter().map(|(time, name)| (time.0, (*name).to_owned())).collect(),
         error: span.failed,
     }

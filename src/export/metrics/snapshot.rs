@@ -126,7 +126,23 @@ impl Points {
 
 /// The attributes that say where.
 struct Place {
+    system: &'static str,
     pairs: Pairs,
+}
+
+/// What a system's clients call what they do: a pushed message is counted where it is processed, a pulled one where it is received.
+struct Operations {
+    sending: &'static str,
+    receiving: &'static str,
+}
+
+impl Operations {
+    fn of(system: &str) -> Operations {
+        match system {
+            crate::lifecycle::KAFKA => Operations { sending: "send", receiving: "poll" },
+            _ => Operations { sending: "publish", receiving: "process" },
+        }
+    }
 }
 
 fn place(route: &Route, server: Option<std::net::SocketAddr>) -> Place {
@@ -144,7 +160,7 @@ fn place(route: &Route, server: Option<std::net::SocketAddr>) -> Place {
         pairs.push((&attribute::SERVER_ADDRESS, Value::Text(server.ip().to_string())));
         pairs.push((&attribute::SERVER_PORT, Value::Int(i64::from(server.port()))));
     }
-    Place { pairs }
+    Place { system: route.system, pairs }
 }
 
 /// What a queue, or what stands for one, is called.
@@ -154,25 +170,19 @@ fn queue_attribute(system: &str) -> &'static Attribute {
 
 fn group_points(group: &Group, place: &Place, points: &mut Points) {
     let start = group.since;
-    let send = || {
-        vec![(&attribute::OPERATION_NAME, Value::Word("publish")), (&attribute::OPERATION_TYPE, Value::Word("send"))]
-    };
-    let process = || vec![(&attribute::OPERATION_NAME, Value::Word("process"))];
+    let operation = |name| vec![(&attribute::OPERATION_NAME, Value::Word(name))];
+    let Operations { sending, receiving } = Operations::of(place.system);
     if group.sent > 0 {
-        points.count(
-            &metric::SENT,
-            start,
-            place,
-            vec![(&attribute::OPERATION_NAME, Value::Word("publish"))],
-            group.sent,
-        );
+        points.count(&metric::SENT, start, place, operation(sending), group.sent);
     }
     if group.consumed > 0 {
-        points.count(&metric::CONSUMED, start, place, process(), group.consumed);
+        points.count(&metric::CONSUMED, start, place, operation(receiving), group.consumed);
     }
+    let mut send = operation(sending);
+    send.push((&attribute::OPERATION_TYPE, Value::Word("send")));
     let outcomes = [
-        (&metric::OPERATION_DURATION, &group.operation_duration, send()),
-        (&metric::PROCESS_DURATION, &group.process_duration, process()),
+        (&metric::OPERATION_DURATION, &group.operation_duration, send),
+        (&metric::PROCESS_DURATION, &group.process_duration, operation("process")),
     ];
     for (metric, durations, operation) in outcomes {
         for (error, histogram) in durations {
@@ -225,12 +235,12 @@ fn in_flight_points(start: Timestamp, in_flight: &mut InFlight, points: &mut Poi
         pairs.extend(queue.vhost.map(|vhost| (&attribute::VHOST, Value::Text(vhost.to_string()))));
         let name = queue_attribute(queue.system);
         pairs.extend(queue.queue.map(|queue| (name, Value::Text(queue.to_string()))));
-        points.count(&metric::IN_FLIGHT, start, &Place { pairs }, Vec::new(), count);
+        points.count(&metric::IN_FLIGHT, start, &Place { system: queue.system, pairs }, Vec::new(), count);
     }
 }
 
 fn health_points(start: Timestamp, health: &Health, points: &mut Points) {
-    let nowhere = Place { pairs: Vec::new() };
+    let nowhere = Place { system: "", pairs: Vec::new() };
     for loss in &health.lost {
         let more = vec![
             (&attribute::LOSS_STAGE, Value::Word(loss.stage)),

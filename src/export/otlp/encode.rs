@@ -116,10 +116,11 @@ fn encode_span(span: Span) -> traces::Span {
         Kind::Client => traces::span::SpanKind::Client,
         Kind::Consumer => traces::span::SpanKind::Consumer,
     };
-    let links = span.links.iter().map(|link| traces::span::Link {
-        trace_id: link.trace_id.to_vec(),
-        span_id: link.span_id.to_vec(),
+    let links = span.links.into_iter().map(|link| traces::span::Link {
+        trace_id: link.context.trace_id.to_vec(),
+        span_id: link.context.span_id.to_vec(),
         flags: REMOTE,
+        attributes: pairs(link.attributes),
         ..Default::default()
     });
     let events = span.events.iter().map(|(time, name)| traces::span::Event {
@@ -142,6 +143,7 @@ fn encode_span(span: Span) -> traces::Span {
         attributes: pairs(span.attributes),
         events: events.collect(),
         links: links.collect(),
+        dropped_links_count: span.dropped_links,
         status,
         ..Default::default()
     }
@@ -295,6 +297,7 @@ mod tests {
             end: Timestamp(2),
             attributes: vec![(&attribute::MESSAGE_ID, long(500)); 4],
             links: Vec::new(),
+            dropped_links: 0,
             events: Vec::new(),
             failed: false,
             important: false,

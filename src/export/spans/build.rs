@@ -1,14 +1,11 @@
 //! One span out of one line.
 
 use super::ids::{Role, SpanContext, creation_context, identity_of, publish_context, span_id, trace_id};
-use super::{Kind, Span};
-use crate::capture::Owner;
+use super::pairs::{Pairs, resource, text};
+use super::{Kind, Link, Span};
 use crate::export::destination::{Destination, fold};
-use crate::export::metrics::Value;
-use crate::export::registry::{Attribute, attribute};
-use crate::export::resource::Resource;
+use crate::export::registry::attribute;
 use crate::lifecycle::transition::{Attributes, Reason, State, Transition};
-use crate::names::Name;
 
 /// The span of a publish, made of its own line, or (`after_all`) of a later line of its message.
 pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
@@ -42,7 +39,8 @@ pub(super) fn producer(line: &Transition<'_>, after_all: bool) -> Span {
         start,
         end: line.timings.confirmed.unwrap_or(start).max(start),
         attributes: attributes.0,
-        links: links.into_iter().collect(),
+        links: links.into_iter().map(Link::from).collect(),
+        dropped_links: 0,
         events: Vec::new(),
         failed: false,
         important: after_all,
@@ -91,7 +89,8 @@ pub(super) fn consumer(line: &Transition<'_>, important: bool) -> Span {
         start,
         end: line.time.max(start),
         attributes: attributes.0,
-        links,
+        links: links.into_iter().map(Link::from).collect(),
+        dropped_links: 0,
         events,
         failed,
         important,
@@ -140,7 +139,8 @@ pub(super) fn dead_letter(line: &Transition<'_>) -> Span {
         start: line.time,
         end: line.time,
         attributes: attributes.0,
-        links,
+        links: links.into_iter().map(Link::from).collect(),
+        dropped_links: 0,
         events: Vec::new(),
         failed: true,
         important: true,
@@ -186,137 +186,4 @@ fn timings(line: &Transition<'_>) -> Timings {
     let start = line.timings.processing.or(dispatched).unwrap_or(line.time).min(line.time);
     let events = dispatched.filter(|dispatched| *dispatched < start).map(|dispatched| (dispatched, "dispatched"));
     Timings { start, events: events.into_iter().collect() }
-}
-
-fn resource(process: Option<&Owner>) -> Resource {
-    match process {
-        Some(process) => Resource::Process { pid: process.pid, executable: process.executable.as_str().into() },
-        None => Resource::Unknown,
-    }
-}
-
-fn text(name: Option<&Name>) -> &str {
-    name.map_or("", |name| &**name)
-}
-
-/// A span has about so many attributes; a list that grows until it has them costs more than all of them.
-const USUAL: usize = 24;
-
-/// Attributes being collected.
-struct Pairs(Vec<(&'static Attribute, Value)>);
-
-impl Pairs {
-    fn new() -> Pairs {
-        Pairs(Vec::with_capacity(USUAL))
-    }
-
-    fn operation(&mut self, line: &Transition<'_>, name: &'static str, kind: &'static str) {
-        self.word(&attribute::SYSTEM, Some(line.attributes.system).filter(|system| !system.is_empty()));
-        self.word(&attribute::OPERATION_NAME, Some(name));
-        self.word(&attribute::OPERATION_TYPE, Some(kind));
-    }
-
-    /// The destination's attributes; gives the span's name.
-    fn destination(&mut self, operation: &str, line: &Transition<'_>, queue: Option<&Name>) -> String {
-        let (exchange, routing_key) = (text(line.attributes.exchange), text(line.attributes.routing_key));
-        let destination = Destination::new(exchange, routing_key, text(queue));
-        let folded = destination.folded().text();
-        let name = format!("{operation} {folded}");
-        self.destination_pairs(destination.text(), destination.is_generated().then_some(folded));
-        name
-    }
-
-    fn destination_pairs(&mut self, name: String, template: Option<String>) {
-        self.text(&attribute::DESTINATION_NAME, name);
-        if let Some(template) = template {
-            self.text(&attribute::DESTINATION_TEMPLATE, template);
-            self.0.push((&attribute::DESTINATION_ANONYMOUS, Value::Bool(true)));
-        }
-    }
-
-    /// What the message itself says.
-    fn message(&mut self, line: &Transition<'_>) {
-        let attributes = &line.attributes;
-        self.name(&attribute::MESSAGE_ID, attributes.message_id);
-        self.name(&attribute::CONVERSATION_ID, attributes.conversation_id);
-        self.int(&attribute::BODY_SIZE, attributes.body_size);
-        self.name(&attribute::ROUTING_KEY, attributes.routing_key);
-        self.name(&attribute::EXCHANGE, attributes.exchange);
-        self.name(&attribute::VHOST, attributes.vhost);
-        if let Some(identity) = line.message {
-            self.0.push((&attribute::MESSAGE, Value::Text(format!("{:032x}", identity.0))));
-        }
-        self.int(&attribute::COUNT, Some(line.count).filter(|count| *count > 1));
-    }
-
-    fn server(&mut self, line: &Transition<'_>, sending: bool) {
-        let Some(server) = line.attributes.server else { return };
-        let address = server.ip().to_string();
-        let port = Some(u64::from(server.port()));
-        if sending {
-            self.text(&attribute::PEER_ADDRESS, address.clone());
-            self.int(&attribute::PEER_PORT, port);
-        }
-        self.text(&attribute::SERVER_ADDRESS, address);
-        self.int(&attribute::SERVER_PORT, port);
-    }
-
-    fn delivery(&mut self, line: &Transition<'_>) {
-        let attributes = &line.attributes;
-        self.name(&attribute::CLIENT_ID, attributes.client_id);
-        self.name(&attribute::QUEUE, attributes.queue);
-        self.name(&attribute::CONSUMER_TAG, attributes.consumer_tag);
-        self.int(&attribute::DELIVERY_TAG, attributes.delivery_tag);
-        self.int(&attribute::STREAM_OFFSET, attributes.stream_offset);
-        self.int(&attribute::DELIVERY, line.delivery.map(u64::from));
-        if let Some(redelivered) = attributes.redelivered {
-            self.0.push((&attribute::REDELIVERED, Value::Bool(redelivered)));
-        }
-        self.word(&attribute::SETTLEMENT, attributes.settlement.map(|settlement| settlement.name()));
-    }
-
-    /// How the span ended.
-    fn outcome(&mut self, line: &Transition<'_>) {
-        self.word(&attribute::STATE, Some(line.state.name()));
-        self.word(&attribute::REASON, line.reason.map(|reason| reason.name()));
-        self.word(&attribute::EVIDENCE, Some(line.evidence.name()));
-        if line.ambiguous {
-            self.0.push((&attribute::AMBIGUOUS, Value::Bool(true)));
-        }
-    }
-
-    /// `error.type`: the broker's code if there is one, else the reason, else the state.
-    fn error(&mut self, line: &Transition<'_>) {
-        let value = match (line.attributes.error_code, line.reason) {
-            (Some(code), _) => Value::Text(code.to_string()),
-            (None, Some(reason)) => Value::Word(reason.name()),
-            (None, None) => Value::Word(line.state.name()),
-        };
-        self.0.push((&attribute::ERROR_TYPE, value));
-        self.name(&attribute::ERROR_TEXT, line.attributes.error_text);
-    }
-
-    fn name(&mut self, key: &'static Attribute, value: Option<&Name>) {
-        if let Some(value) = value {
-            self.text(key, value.to_string());
-        }
-    }
-
-    fn text(&mut self, key: &'static Attribute, value: String) {
-        if !value.is_empty() {
-            self.0.push((key, Value::Text(value)));
-        }
-    }
-
-    fn word(&mut self, key: &'static Attribute, value: Option<&'static str>) {
-        if let Some(value) = value {
-            self.0.push((key, Value::Word(value)));
-        }
-    }
-
-    fn int(&mut self, key: &'static Attribute, value: Option<u64>) {
-        if let Some(value) = value {
-            self.0.push((key, Value::Int(i64::try_from(value).unwrap_or(i64::MAX))));
-        }
-    }
 }

@@ -38,14 +38,21 @@ impl Chance {
     pub(super) fn samples(&mut self, line: &Transition<'_>) -> bool {
         // A line without identity cannot be sampled, because other lines of the same message could not follow.
         let Some(identity) = line.message else { return false };
-        let randomness = ids::randomness(line, identity);
+        let created = line.timings.created.unwrap_or(line.time);
+        self.draws(ids::randomness(line, identity), created, (line.state == State::Created).then_some(line.time))
+    }
+
+    /// Whether what was created at a time and has this randomness gets its spans; `new`: it counts, at this time, as one more that
+    /// is created.
+    pub(super) fn draws(&mut self, randomness: u64, created: Timestamp, new: Option<Timestamp>) -> bool {
         if !ids::reaches(randomness, self.threshold) {
             return false;
         }
-        if line.state == State::Created && self.ratio < 1.0 {
-            self.created(line.time);
+        if let Some(time) = new
+            && self.ratio < 1.0
+        {
+            self.created(time);
         }
-        let created = line.timings.created.unwrap_or(line.time);
         let holds = self.since.iter().rev().find(|(since, _)| *since <= created).or(self.since.front());
         holds.is_none_or(|(_, threshold)| ids::reaches(randomness, *threshold))
     }

@@ -3,6 +3,7 @@
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::lifecycle::transition::{Attributes, Transition};
+use crate::protocol::operation::log::Batch;
 use crate::protocol::operation::{Identity, TraceContext};
 
 /// A span's ids.
@@ -25,6 +26,53 @@ pub enum Role {
     DeadLetter,
     /// An application's publish of a copy, which shares the original's identity.
     Republish,
+    /// A consumer's fetch.
+    Poll,
+    /// A settlement.
+    Settle,
+    /// An application's copy of a message to a topic that it is tried again from.
+    Retry,
+}
+
+/// What was appended to a log together: where, and its first message's timestamp as its producer wrote it, which tells apart
+/// topics of one name.
+pub(super) fn batch_identity(topic: &str, partition: i32, batch: &Batch) -> Identity {
+    hashed("batch", topic, partition, &[batch.first, batch.timestamp.unwrap_or(-1)])
+}
+
+/// One message of a log that has a context of its own.
+pub(super) fn record_identity(topic: &str, partition: i32, offset: i64, own: &TraceContext) -> Identity {
+    let [trace_high, trace_low] = [&own.trace_id[..8], &own.trace_id[8..]].map(number);
+    hashed("record", topic, partition, &[offset, trace_high, trace_low, number(&own.span_id)])
+}
+
+/// What a group was handed, or did, at once: how often it was handed it, and a number that other topics of this name do not have.
+pub(super) fn range_identity(
+    (topic, partition): (&str, i32),
+    group: &str,
+    (first, last): (i64, i64),
+    delivery: u32,
+    salt: u64,
+) -> Identity {
+    let numbers = [first, last, i64::from(delivery), salt.cast_signed()];
+    hashed(&format!("range\0{group}"), topic, partition, &numbers)
+}
+
+fn number(bytes: &[u8]) -> i64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
+}
+
+fn hashed(kind: &str, topic: &str, partition: i32, numbers: &[i64]) -> Identity {
+    let mut hash = Xxh3::new();
+    hash.update(kind.as_bytes());
+    hash.update(&[0]);
+    hash.update(topic.as_bytes());
+    hash.update(&[0]);
+    hash.update(&partition.to_be_bytes());
+    for number in numbers {
+        hash.update(&number.to_be_bytes());
+    }
+    Identity(hash.digest128().max(1))
 }
 
 /// The trace of a message: its own if it carries a context, else its identity, so that the trace id is the `message` of the

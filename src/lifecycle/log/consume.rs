@@ -73,11 +73,12 @@ impl Logs {
                 chain.reached = chain.reached.max(Some(extent.last + 1));
             } else {
                 self.take_back(time, party, place, (&mut chain, &found), extent, observer);
-                self.dispatch(time, party, place, (&mut chain, &found), extent, observer);
+                self.dispatch(time, party, place, (&mut chain, &found), (extent, fetched.batches), observer);
                 let Extent { first, last, .. } = extent;
                 let Fetched { flow, end, .. } = *fetched;
                 if party.reads_seen {
-                    let unread = Unread { flow, end, place, consumer: found.consumer.clone(), first, last };
+                    let (consumer, dispatched) = (found.consumer.clone(), time);
+                    let unread = Unread { flow, end, dispatched, place, consumer, first, last };
                     self.unread.entry(party.connection).or_default().push_back(unread);
                 }
             }
@@ -112,7 +113,7 @@ impl Logs {
         party: &Rc<Party>,
         place: Place,
         (chain, found): (&mut Chain, &Found),
-        extent: Extent,
+        (extent, batches): (Extent, &[Batch]),
         observer: &mut dyn Observer,
     ) {
         let mut left = extent.count;
@@ -141,6 +142,7 @@ impl Logs {
             let mut line = subject.of_piece(&piece, &found.consumer, stored, time, State::Dispatched);
             line.attributes.operation = Some(POLL);
             line.attributes.redelivered = Some(number > 1);
+            line.attributes.batches = batches;
             line.previous = previous;
             line.reason = refetched.then_some(Reason::Refetched);
             line.evidence = emit::evidence(refetched || found.guessed);
@@ -181,9 +183,9 @@ impl Logs {
     ) {
         let Some(mut unread) = self.unread.remove(&connection) else { return };
         while unread.front().is_some_and(|unread| unread.flow == flow && unread.end <= read.end)
-            && let Some(Unread { end, place, consumer, first, last, .. }) = unread.pop_front()
+            && let Some(unread) = unread.pop_front()
         {
-            self.processing(time, connection, (place, &consumer), first..=last, end <= read.start, observer);
+            self.processing(time, connection, &unread, unread.end <= read.start, observer);
         }
         if !unread.is_empty() {
             self.unread.insert(connection, unread);
@@ -194,23 +196,25 @@ impl Logs {
         &mut self,
         time: Timestamp,
         connection: ConnectionId,
-        (place, consumer): (Place, &Consumer),
-        offsets: std::ops::RangeInclusive<i64>,
+        unread: &Unread,
         inferred: bool,
         observer: &mut dyn Observer,
     ) {
+        let Unread { place, consumer, first, last, dispatched, .. } = unread;
         let Logs { partitions, topics, .. } = self;
-        let Some(known) = partitions.get_mut(&place) else { return };
+        let Some(known) = partitions.get_mut(place) else { return };
         let Some(mut chain) = known.chains.remove(consumer) else { return };
-        for mut piece in chain.take(*offsets.start(), *offsets.end()) {
+        for mut piece in chain.take(*first, *last) {
             if piece.state == State::Dispatched && piece.holder.connection == connection {
                 piece.state = State::Processing;
                 if !inferred {
                     piece.processing = time.into();
                 }
-                let subject = Subject { topics, place };
+                let subject = Subject { topics, place: *place };
                 let stored = known.stored(piece.first);
                 let mut line = subject.of_piece(&piece, consumer, stored, time, State::Processing);
+                // The piece may have been joined to an earlier one.
+                line.timings.dispatched = Some(*dispatched);
                 line.previous = Some(State::Dispatched);
                 line.evidence = emit::evidence(inferred);
                 line.attributes.operation = Some(POLL);

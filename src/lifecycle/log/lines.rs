@@ -26,7 +26,7 @@ impl<'a> Subject<'a> {
 
     /// What was produced, before its offsets are known.
     pub fn of_produced(&self, produced: &'a Produced, time: Timestamp, state: State) -> Transition<'a> {
-        let mut line = self.line(time, state, Some(&produced.party), produced.records);
+        let mut line = self.line(time, state, Some(&produced.party), produced.batch.records);
         line.previous = (state != State::Created).then_some(produced.state);
         line.timings.created = Some(produced.created);
         line.attributes.producer = produced.party.process.as_ref();

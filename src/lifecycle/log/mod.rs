@@ -79,6 +79,8 @@ pub(super) struct Logs {
 struct Unread {
     flow: Flow,
     end: Position,
+    /// When the broker sent it.
+    dispatched: Timestamp,
     place: Place,
     consumer: Consumer,
     first: i64,
@@ -126,16 +128,18 @@ impl Logs {
             LogOperation::Assigned { member, partitions } => self.assigned(time, party, member, partitions, observer),
             LogOperation::MemberLeft(member) => self.member_left(time, party, member, observer),
             LogOperation::Position { member, partition, offset } => self.position(party, member, partition, *offset),
-            LogOperation::Committed { member, partition, offset, error, transaction } => {
-                let commit = settle::Commit { member, offset: *offset, error: *error, transaction: *transaction };
+            LogOperation::Committed { member, partition, offset, error, transaction, asked } => {
+                let (offset, error, transaction, asked) = (*offset, *error, *transaction, *asked);
+                let commit = settle::Commit { member, offset, error, transaction, asked };
                 self.committed(time, party, partition, &commit, observer);
             }
             LogOperation::Acquired { member, partition, first, last, delivery, flow, end } => {
                 let given = share::Given { offsets: (*first, *last), delivery: *delivery, flow: *flow, end: *end };
                 self.acquired(time, party, &member.group, partition, &given, observer);
             }
-            LogOperation::Judged { member, partition, first, last, verdict, error } => {
-                let judged = share::Judged { offsets: (*first, *last), verdict: *verdict, error: *error };
+            LogOperation::Judged { member, partition, first, last, verdict, error, asked } => {
+                let offsets = (*first, *last);
+                let judged = share::Judged { offsets, verdict: *verdict, error: *error, asked: *asked };
                 self.judged(time, party, &member.group, partition, &judged, observer);
             }
             LogOperation::TransactionEnded { producer, committed, error } => {

@@ -18,9 +18,7 @@ use crate::time::Timestamp;
 pub(super) struct Produced {
     /// The connection and request that sent it last.
     pub request: (ConnectionId, RequestId),
-    pub records: u64,
-    pub checksum: Option<u32>,
-    pub sequence: Option<Sequence>,
+    pub batch: Batch,
     pub acks: Acks,
     /// Created, or PublishFailed.
     pub state: State,
@@ -72,13 +70,13 @@ impl Partition {
             return Repeated::Stored;
         }
         let same = |produced: &&mut Produced| match batch.sequence {
-            Some(sequence) => produced.sequence == Some(sequence),
+            Some(sequence) => produced.batch.sequence == Some(sequence),
             None => {
                 produced.state == State::PublishFailed
-                    && produced.sequence.is_none()
-                    && produced.checksum.is_some()
-                    && produced.checksum == batch.checksum
-                    && produced.records == batch.records
+                    && produced.batch.sequence.is_none()
+                    && produced.batch.checksum.is_some()
+                    && produced.batch.checksum == batch.checksum
+                    && produced.batch.records == batch.records
                     && produced.party.is_same_application(party)
             }
         };
@@ -96,9 +94,9 @@ impl Partition {
         // What is still to be answered may have been read by others before its producer hears of it.
         let at = self.produced.iter().position(|produced| {
             !produced.awaits
-                && produced.checksum == Some(checksum)
-                && produced.records == batch.records
-                && produced.sequence == batch.sequence
+                && produced.batch.checksum == Some(checksum)
+                && produced.batch.records == batch.records
+                && produced.batch.sequence == batch.sequence
         })?;
         self.produced.remove(at)
     }

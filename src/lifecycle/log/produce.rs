@@ -37,9 +37,7 @@ impl Logs {
         }
         let produced = Produced {
             request,
-            records: batch.records,
-            checksum: batch.checksum,
-            sequence: batch.sequence,
+            batch: batch.clone(),
             acks,
             state: State::Created,
             awaits: acks != Acks::None,
@@ -50,6 +48,8 @@ impl Logs {
         let mut line = subject.of_produced(&produced, time, State::Created);
         line.attributes.operation = Some(SEND);
         line.attributes.body_size = Some(batch.bytes);
+        line.attributes.batches = std::slice::from_ref(&produced.batch);
+        line.attributes.unanswered = acks == Acks::None;
         observer.transition(&line);
         // Nobody answers for it, so that it may stay here until somebody reads it, or for ever.
         let evicted = self.partitions.get_mut(&place).and_then(|known| known.add(produced));
@@ -79,20 +79,24 @@ impl Logs {
             }
             return;
         }
-        let Some(produced) = known.take_of_request(request) else {
+        let Some(mut produced) = known.take_of_request(request) else {
             statistics.unmatched_answers += 1;
             return;
         };
         let offset = offset.filter(|offset| *offset >= 0);
-        let last = offset.map(|first| first.saturating_add_unsigned(produced.records - 1));
+        let last = offset.map(|first| first.saturating_add_unsigned(produced.batch.records - 1));
+        if let Some((first, last)) = offset.zip(last) {
+            (produced.batch.first, produced.batch.last) = (first, last);
+        }
         let mut line = Subject { topics, place }.of_produced(&produced, time, State::Confirmed);
         line.corrects = (produced.state == State::PublishFailed).then_some(State::PublishFailed);
         line.attributes.operation = Some(SEND);
         line.attributes.offsets = offset.zip(last);
+        line.attributes.batches = std::slice::from_ref(&produced.batch);
         observer.transition(&line);
         if let Some((first, last)) = offset.zip(last) {
-            let Produced { sequence, created, party, .. } = produced;
-            known.store(Stored { first, last, sequence, created, confirmed: Some(time), party });
+            let Produced { batch, created, party, .. } = produced;
+            known.store(Stored { first, last, sequence: batch.sequence, created, confirmed: Some(time), party });
         }
     }
 
@@ -126,9 +130,11 @@ impl Logs {
             line.corrects = Some(State::PublishFailed);
             line.evidence = Evidence::Inferred;
             line.attributes.offsets = Some((batch.first, batch.last));
+            line.attributes.batches = std::slice::from_ref(batch);
             observer.transition(&line);
         }
-        let Produced { sequence, created, party, .. } = produced;
+        let Produced { created, party, .. } = produced;
+        let sequence = batch.sequence;
         known.store(Stored { first: batch.first, last: batch.last, sequence, created, confirmed: None, party });
     }
 }
@@ -155,6 +161,7 @@ fn refuse(
     line.evidence = evidence;
     line.attributes.operation = Some(SEND);
     line.attributes.error_code = error.map(i32::from);
+    line.attributes.batches = std::slice::from_ref(&produced.batch);
     observer.transition(&line);
     produced.state = State::PublishFailed;
 }

@@ -19,6 +19,8 @@ pub(super) struct Commit<'a> {
     pub offset: i64,
     pub error: i16,
     pub transaction: Option<i64>,
+    /// When the member asked for it.
+    pub asked: Timestamp,
 }
 
 /// A commit that counts when its transaction does.
@@ -26,6 +28,7 @@ pub(super) struct Promised {
     group: Name,
     place: Place,
     offset: i64,
+    asked: Timestamp,
     party: Rc<Party>,
 }
 
@@ -50,6 +53,7 @@ impl Logs {
             attributes.group = Some(group);
             attributes.operation = Some(COMMIT);
             attributes.error_code = Some(i32::from(commit.error));
+            attributes.requested = Some(commit.asked);
             let name = "settle_failed";
             let evidence = Evidence::Observed;
             return observer.event(&Event { time, name, count: Some(1), detail: None, evidence, attributes });
@@ -58,10 +62,10 @@ impl Logs {
             let promised = self.transactions.entry(producer).or_default();
             if promised.len() < Self::PROMISED {
                 let (group, party) = (group.clone(), party.clone());
-                return promised.push(Promised { group, place, offset: commit.offset, party });
+                return promised.push(Promised { group, place, offset: commit.offset, asked: commit.asked, party });
             }
         }
-        self.done_before(time, party, place, (group, commit.offset), observer);
+        self.done_before((time, commit.asked), party, place, (group, commit.offset), observer);
     }
 
     pub(super) fn transaction_ended(
@@ -75,9 +79,9 @@ impl Logs {
         if error != 0 {
             return;
         }
-        for Promised { group, place, offset, party } in self.transactions.remove(&producer).unwrap_or_default() {
+        for Promised { group, place, offset, asked, party } in self.transactions.remove(&producer).unwrap_or_default() {
             if committed {
-                self.done_before(time, &party, place, (&group, offset), observer);
+                self.done_before((time, asked), &party, place, (&group, offset), observer);
             }
         }
     }
@@ -101,10 +105,10 @@ impl Logs {
         self.consumers.touched(party, member, place);
     }
 
-    /// A group has done everything before an offset.
+    /// A group has done everything before an offset, as it was told at a time and had asked for before.
     fn done_before(
         &mut self,
-        time: Timestamp,
+        (time, asked): (Timestamp, Timestamp),
         party: &Rc<Party>,
         place: Place,
         (group, offset): (&Name, i64),
@@ -114,10 +118,10 @@ impl Logs {
         let Some(mut chain) = self.take_chain(place, &consumer) else { return };
         self.adopt(party, place, &mut chain);
         if chain.committed.is_some_and(|committed| offset < committed) {
-            self.went_back(time, party, place, (&consumer, offset), &mut chain, observer);
+            self.went_back((time, asked), party, place, (&consumer, offset), &mut chain, observer);
         } else {
             for piece in chain.take_before(offset) {
-                self.acknowledge(time, party, place, (&consumer, &mut chain), piece, observer);
+                self.acknowledge((time, asked), party, place, (&consumer, &mut chain), piece, observer);
             }
             chain.committed(offset);
         }
@@ -126,7 +130,7 @@ impl Logs {
 
     fn acknowledge(
         &mut self,
-        time: Timestamp,
+        (time, asked): (Timestamp, Timestamp),
         party: &Rc<Party>,
         place: Place,
         (consumer, chain): (&Consumer, &mut Chain),
@@ -148,13 +152,14 @@ impl Logs {
         line.attributes.operation = Some(COMMIT);
         line.attributes.settlement = Some(Settlement::Multiple);
         line.attributes.client = party.client.as_ref();
+        line.attributes.requested = Some(asked);
         observer.transition(&line);
         chain.done(&piece);
     }
 
     fn went_back(
         &mut self,
-        time: Timestamp,
+        (time, asked): (Timestamp, Timestamp),
         party: &Rc<Party>,
         place: Place,
         (consumer, offset): (&Consumer, i64),
@@ -168,6 +173,7 @@ impl Logs {
             line.reason = Some(Reason::OffsetReset);
             line.delivery = Some(done.delivery);
             line.attributes.operation = Some(COMMIT);
+            line.attributes.requested = Some(asked);
             line.attributes.group = consumer.group();
             line.attributes.offsets = Some((done.first, done.last));
             line.timings.first_failed = Some(time);

@@ -31,6 +31,8 @@ pub(super) struct Judged {
     pub offsets: (i64, i64),
     pub verdict: Verdict,
     pub error: i16,
+    /// When the member said so.
+    pub asked: Timestamp,
 }
 
 impl Logs {
@@ -93,7 +95,8 @@ impl Logs {
             if party.reads_seen {
                 let Given { flow, end, .. } = *given;
                 let (first, last) = (piece.first, piece.last);
-                let unread = Unread { flow, end, place, consumer: consumer.clone(), first, last };
+                let (consumer, dispatched) = (consumer.clone(), time);
+                let unread = Unread { flow, end, dispatched, place, consumer, first, last };
                 self.unread.entry(party.connection).or_default().push_back(unread);
             }
             chain.put(piece);
@@ -119,13 +122,14 @@ impl Logs {
             attributes.offsets = Some(judged.offsets);
             attributes.operation = Some(ACKNOWLEDGE);
             attributes.error_code = Some(i32::from(judged.error));
+            attributes.requested = Some(judged.asked);
             let count = Some(last.abs_diff(first) + 1);
             let (name, evidence) = ("settle_failed", Evidence::Observed);
             return observer.event(&Event { time, name, count, detail: None, evidence, attributes });
         }
         let Some(mut chain) = self.take_chain(place, &consumer) else { return };
         for piece in chain.take(first, last) {
-            self.judge(time, place, &consumer, &mut chain, piece, judged.verdict, observer);
+            self.judge(time, place, &consumer, &mut chain, piece, judged, observer);
         }
         self.put_chain(place, consumer, chain);
     }
@@ -138,9 +142,10 @@ impl Logs {
         consumer: &Consumer,
         chain: &mut Chain,
         mut piece: Piece,
-        verdict: Verdict,
+        judged: &Judged,
         observer: &mut dyn Observer,
     ) {
+        let verdict = judged.verdict;
         let (state, reason) = match verdict {
             Verdict::Gap => return,
             Verdict::Renew => return chain.put(piece),
@@ -161,6 +166,7 @@ impl Logs {
         line.reason = reason;
         line.attributes.operation = Some(ACKNOWLEDGE);
         line.attributes.settlement = Some(Settlement::Explicit);
+        line.attributes.requested = Some(judged.asked);
         if state != State::Acknowledged {
             line.timings.first_failed = Some(piece.first_failed.get().unwrap_or(time));
         }

@@ -64,6 +64,7 @@ impl Stage {
                 offset: words.number("offset").unwrap(),
                 error,
                 transaction: words.number("producer"),
+                asked: self.now,
             },
             "end" => LogOperation::TransactionEnded {
                 producer: words.number("producer").unwrap(),
@@ -102,6 +103,7 @@ fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
         bytes: 100,
         checksum: words.number("sum"),
         sequence,
+        timestamp: None,
         transactional: false,
     }
 }

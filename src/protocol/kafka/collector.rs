@@ -200,6 +200,7 @@ impl Visitor for Sink<'_, '_> {
             bytes: batch.size,
             checksum: Some(batch.crc),
             sequence,
+            timestamp: Some(batch.base_timestamp).filter(|time| *time >= 0 && !batch.attributes.delete_horizon),
             transactional: batch.attributes.transactional,
         };
         self.take(batch, read);

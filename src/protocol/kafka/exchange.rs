@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::header::RequestHeader;
 use crate::names::Name;
 use crate::protocol::operation::log::{Member, Partition, RequestId, Verdict};
+use crate::time::Timestamp;
 
 /// What a response has to know of its request.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(super) struct Commit {
     pub member: Member,
     /// The producer whose transaction it is part of.
     pub transaction: Option<i64>,
+    /// When it was sent.
+    pub asked: Timestamp,
     pub offsets: Vec<(Partition, i64)>,
 }
 
@@ -46,6 +49,8 @@ pub(super) struct Commit {
 #[derive(Debug)]
 pub(super) struct Share {
     pub member: Member,
+    /// When it was sent.
+    pub asked: Timestamp,
     pub judgements: Vec<Judgement>,
 }
 

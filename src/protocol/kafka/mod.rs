@@ -4,7 +4,7 @@
 //! follows these through the bytes of one body. `batches` finds the batches of a `records` field and `batch` reads their headers;
 //! `reader`, `records` and `legacy` read what is in those that somebody asks for, through `codec`, and `provenance` knows which
 //! headers tell of retries. `session` knows where frames begin and which response answers which request; `scribe` and `collector`
-//! say what happened, with what `memory` keeps between requests.
+//! say what happened, with what `memory` keeps between requests. `errors` has the names of the brokers' error codes.
 
 mod batch;
 mod batches;
@@ -13,6 +13,7 @@ mod collector;
 mod copies;
 mod cursor;
 mod detect;
+mod errors;
 mod exchange;
 mod field;
 mod frames;
@@ -40,6 +41,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
+pub use errors::error_name;
 pub use field::Field;
 pub use layout::{Direction, Layout};
 pub use table::{Kind, Message, Node, Table, Type, Versions, table};

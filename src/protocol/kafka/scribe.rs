@@ -14,6 +14,7 @@ use crate::protocol::operation::Operation;
 use crate::protocol::operation::log::{Acks, LogOperation, Member, Partition, Verdict};
 use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
+use crate::time::Timestamp;
 
 /// The APIs that are followed (org.apache.kafka.common.protocol.ApiKeys).
 pub(super) mod api {
@@ -124,8 +125,8 @@ impl Scribe<'_, '_> {
             api::OFFSET_COMMIT | api::TXN_OFFSET_COMMIT => {
                 let Some(member) = self.member() else { return };
                 let transaction = self.reading.row.number(Field::ProducerId).filter(|_| key == api::TXN_OFFSET_COMMIT);
-                let offsets = std::mem::take(&mut self.reading.offsets);
-                *self.context = Context::Commit(Box::new(Commit { member, transaction, offsets }));
+                let (asked, offsets) = (self.out.time, std::mem::take(&mut self.reading.offsets));
+                *self.context = Context::Commit(Box::new(Commit { member, transaction, asked, offsets }));
             }
             api::JOIN_GROUP | api::SYNC_GROUP | api::HEARTBEAT | api::OFFSET_FETCH => self.member_speaks(),
             api::FIND_COORDINATOR => {
@@ -159,7 +160,7 @@ impl Scribe<'_, '_> {
             api::SHARE_FETCH | api::SHARE_ACKNOWLEDGE => {
                 let Some(member) = self.member() else { return };
                 let judgements = std::mem::take(&mut self.reading.judgements);
-                *self.context = Context::Share(Box::new(Share { member, judgements }));
+                *self.context = Context::Share(Box::new(Share { member, asked: self.out.time, judgements }));
             }
             api::PRODUCE => {
                 if let Context::Produce { answered, .. } = self.context {
@@ -187,9 +188,9 @@ impl Scribe<'_, '_> {
     fn response_done(&mut self, key: i16) {
         let error = self.reading.row.error();
         if let Context::Share(share) = &mut *self.context {
-            let Share { member, judgements } = &mut **share;
-            let (member, judgements) = (member.clone(), std::mem::take(judgements));
-            return self.judged(&member, judgements);
+            let Share { member, asked, judgements } = &mut **share;
+            let (member, asked, judgements) = (member.clone(), *asked, std::mem::take(judgements));
+            return self.judged(&member, asked, judgements);
         }
         match (key, &*self.context) {
             (api::END_TXN, Context::End(Some(ending))) => {
@@ -261,8 +262,9 @@ impl Scribe<'_, '_> {
             Context::Commit(commit) => {
                 let offset = commit.offsets.iter().find(|(of, _)| *of == partition).map(|(_, offset)| *offset);
                 let (Some(offset), Some(error)) = (offset, error) else { return };
-                let (member, transaction) = (commit.member.clone(), commit.transaction);
-                self.log(LogOperation::Committed { member, partition, offset, error, transaction });
+                let Commit { member, transaction, asked, .. } = &**commit;
+                let (member, transaction, asked) = (member.clone(), *transaction, *asked);
+                self.log(LogOperation::Committed { member, partition, offset, error, transaction, asked });
             }
             Context::Share(_) => {
                 let of_acknowledgement = if self.layout.key() == api::SHARE_FETCH {
@@ -311,13 +313,13 @@ impl Scribe<'_, '_> {
     }
 
     /// The broker has answered to acknowledgements.
-    fn judged(&mut self, member: &Member, judgements: Vec<Judgement>) {
+    fn judged(&mut self, member: &Member, asked: Timestamp, judgements: Vec<Judgement>) {
         let of_all = self.reading.row.outer_error;
         for Judgement { partition, first, last, verdict } in judgements {
             let of_partition = self.reading.refused.iter().find(|(refused, _)| *refused == partition);
             let error = of_partition.map_or(of_all, |(_, code)| *code);
             let member = member.clone();
-            self.log(LogOperation::Judged { member, partition, first, last, verdict, error });
+            self.log(LogOperation::Judged { member, partition, first, last, verdict, error, asked });
         }
     }
 

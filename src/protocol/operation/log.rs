@@ -2,6 +2,7 @@
 
 use crate::names::Name;
 use crate::stream::{Flow, Position};
+use crate::time::Timestamp;
 
 /// A topic's id (KIP-516): 128 random bits, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +53,9 @@ pub struct Batch {
     pub checksum: Option<u32>,
     /// Its producer's count, where it has one.
     pub sequence: Option<Sequence>,
+    /// The first message's timestamp in milliseconds, as the producer wrote it; the broker keeps it. `None`: the format has none,
+    /// or it stands for something else now (KIP-534).
+    pub timestamp: Option<i64>,
     /// It is part of a transaction.
     pub transactional: bool,
 }
@@ -217,6 +221,8 @@ pub enum LogOperation {
         error: i16,
         /// It counts when this producer's transaction is committed.
         transaction: Option<i64>,
+        /// When the member asked for it.
+        asked: Timestamp,
     },
     /// A share group's member was given messages, each on its own (KIP-932).
     Acquired {
@@ -249,6 +255,8 @@ pub enum LogOperation {
         verdict: Verdict,
         /// The broker's error code; 0: none.
         error: i16,
+        /// When the member said so.
+        asked: Timestamp,
     },
     /// A producer's transaction ended, as the coordinator answered.
     TransactionEnded {
