@@ -171,6 +171,7 @@ keys! {
     Tag Number "tag": "delivery tag";
     Partition Number "partition": "partition of a topic";
     Offset Number "offset": "first offset of the range that the line speaks of";
+    Lag Number "lag": "how many messages the group is behind in the partition, as the line leaves it";
     Code Number "code": "the broker's reply code, such as 406";
     Size Size "size": "body size";
     Latency Duration "latency": "time since the message's previous step";

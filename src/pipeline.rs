@@ -7,7 +7,7 @@ use crate::capture::{Cookie, Counters, Direction, Record};
 use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
 use crate::lifecycle::withheld::Withheld;
-use crate::lifecycle::{self, Lifecycles, MessageLimits};
+use crate::lifecycle::{self, Lag, Lifecycles, MessageLimits};
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{self, Sessions, Trouble};
 use crate::stream::{self, ConnectionId, Event, Flow, HoleCause, Position, Streams};
@@ -215,6 +215,11 @@ impl Pipeline {
     /// The state machine's own counters.
     pub fn lifecycles(&self) -> &Lifecycles {
         &self.lifecycles
+    }
+
+    /// How far every consumer group is behind, in no order.
+    pub fn lags(&self, now: Timestamp) -> impl Iterator<Item = Lag> + '_ {
+        self.lifecycles.lags(now)
     }
 
     /// What the capture and the stages did and lost.

@@ -41,6 +41,8 @@ pub struct Row {
     pub corrects: Option<String>,
     /// Why.
     pub reason: Option<String>,
+    /// How many messages the group is behind in the partition.
+    pub lag: Option<u64>,
     /// Where a dead letter went.
     pub destination: Option<String>,
     /// The broker's code and text, or an event's detail.
@@ -95,6 +97,7 @@ impl Row {
             place: place(attributes),
             message_id: attributes.message_id.map(|id| id.to_string()).or_else(|| range(attributes)),
             process: process(attributes),
+            lag: attributes.lag,
             ..Row::default()
         }
     }

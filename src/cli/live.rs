@@ -103,11 +103,13 @@ impl Live {
         let mut left = self.width - CLOCK - STATE - self.place - self.message - DELIVERY - LATENCY - (GAPS - 2);
         let correction = row.corrects.as_ref().map(|state| format!("not {state}"));
         let count = row.count.map(|count| format!("×{count}"));
+        let lag = row.lag.filter(|lag| *lag > 0).map(|lag| format!("lag {lag}"));
         let destination = row.destination.as_ref().map(|name| format!("→ {name}"));
         let parts = [
             (correction, Style::Yellow),
             (row.reason.clone(), style),
             (count, Style::Bold),
+            (lag, Style::Yellow),
             (destination, Style::Plain),
             (row.detail.clone(), Style::Plain),
             (row.process.clone(), Style::Dim),
@@ -229,7 +231,7 @@ mod tests {
             let word = |index: usize| words.get(index).cloned().flatten();
             let row = Row {
                 time, what, event, inferred, ambiguous, place: word(0).unwrap_or_default(), message_id: word(1), message: word(2),
-                delivery, latency, count, corrects: None, reason: word(3), destination: word(4), detail: word(5), process: word(6),
+                delivery, latency, count, lag: count, corrects: None, reason: word(3), destination: word(4), detail: word(5), process: word(6),
             };
             let text = line(&row, width, false);
             prop_assert!(columns(text.trim_end_matches('\n')) <= width, "{}", text);

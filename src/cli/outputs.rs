@@ -16,6 +16,7 @@ use crate::agent_socket::Server;
 use crate::config::Config;
 #[cfg(feature = "kernel")]
 use crate::export::json;
+use crate::export::lags;
 use crate::export::lines::JsonLines;
 use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
 #[cfg(feature = "kernel")]
@@ -181,7 +182,7 @@ impl Outputs {
         {
             let unwritten = self.losses();
             if let Some(telemetry) = &mut self.telemetry {
-                telemetry.poll(now, || all_losses(pipeline, losses, unwritten));
+                telemetry.poll(now, pipeline, || all_losses(pipeline, losses, unwritten));
             }
         }
         if let Some(lines) = &mut self.lines {
@@ -220,7 +221,7 @@ impl Outputs {
         }
         #[cfg(feature = "otlp")]
         if let Some(telemetry) = self.telemetry.take() {
-            telemetry.finish(time, &all_losses(pipeline, losses, self.losses()));
+            telemetry.finish(time, pipeline, &all_losses(pipeline, losses, self.losses()));
         }
     }
 
@@ -278,8 +279,9 @@ impl Outputs {
 
     fn summary_line(&self, pipeline: &Pipeline, time: Timestamp, losses: &[Loss]) -> Vec<u8> {
         let capture = all_losses(pipeline, losses, self.losses());
-        let facts =
-            SummaryFacts { time, attached_at: self.attached_at, kernel: self.kernel.as_deref(), capture: &capture };
+        let lags = lags::rows(pipeline.lags(time));
+        let (attached_at, kernel) = (self.attached_at, self.kernel.as_deref());
+        let facts = SummaryFacts { time, attached_at, kernel, capture: &capture, lags: &lags };
         let mut line = Vec::new();
         self.totals.line(&facts, &mut line);
         line

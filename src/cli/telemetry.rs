@@ -9,6 +9,7 @@ use crate::export::otlp::{self, Otlp};
 use crate::export::spans::{Sampling, Spans};
 use crate::export::summary::CaptureTotals;
 use crate::lifecycle::transition::{Event, Observer, Transition};
+use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
 /// Listens to the lifecycles and hands over what the Collector is to get.
@@ -56,13 +57,14 @@ impl Telemetry {
     }
 
     /// Hands over what is finished, and metrics when they are due.
-    pub fn poll(&mut self, now: Timestamp, totals: impl FnOnce() -> CaptureTotals) {
+    pub fn poll(&mut self, now: Timestamp, pipeline: &Pipeline, totals: impl FnOnce() -> CaptureTotals) {
         self.spans.poll(now);
         if !self.spans.is_empty() {
             self.exporter.spans(self.spans.take());
         }
         if self.next <= Instant::now() {
             self.next = Instant::now() + self.interval;
+            self.metrics.lags(pipeline.lags(now));
             self.hand_over_metrics(now, &totals());
         }
         if let Some(problem) = self.exporter.take_problem() {
@@ -71,9 +73,10 @@ impl Telemetry {
     }
 
     /// Hands over everything and waits for it, for a bounded time.
-    pub fn finish(mut self, now: Timestamp, totals: &CaptureTotals) {
+    pub fn finish(mut self, now: Timestamp, pipeline: &Pipeline, totals: &CaptureTotals) {
         self.spans.finish();
         self.exporter.spans(self.spans.take());
+        self.metrics.lags(pipeline.lags(now));
         self.hand_over_metrics(now, totals);
         let not_made = self.not_made();
         for (signal, reason, count) in self.exporter.shutdown().into_iter().chain(not_made) {

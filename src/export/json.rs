@@ -152,6 +152,7 @@ fn attributes(attributes: &Attributes<'_>, state: Option<State>, out: &mut Vec<u
         object.number(&attribute::OFFSET, u64::try_from(first).ok());
         object.number(&attribute::OFFSET_LAST, u64::try_from(last).ok());
     }
+    object.number(&attribute::LAG, attributes.lag);
     object.text(&attribute::CONSUMER_TAG, attributes.consumer_tag.map(|name| &**name));
     object.number(&attribute::STREAM_OFFSET, attributes.stream_offset);
     object.boolean(&attribute::REDELIVERED, attributes.redelivered);

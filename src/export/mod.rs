@@ -7,6 +7,7 @@
 pub mod destination;
 pub mod histogram;
 pub mod json;
+pub mod lags;
 pub mod lines;
 pub mod metrics;
 #[cfg(feature = "otlp")]

@@ -78,9 +78,10 @@ attributes! {
     STREAM_OFFSET = "acktrail.rabbitmq.stream.offset" Int "ls";
     QUEUE = "acktrail.queue.name" Text "lsm";
     GROUP = "messaging.consumer.group.name" Text "lsm";
-    PARTITION = "messaging.destination.partition.id" Text "ls";
+    PARTITION = "messaging.destination.partition.id" Text "lsm";
     OFFSET = "messaging.kafka.offset" Int "ls";
     OFFSET_LAST = "acktrail.kafka.offset.last" Int "ls";
+    LAG = "acktrail.consumer.lag" Int "l";
     SETTLEMENT = "acktrail.settlement" Text "ls";
     REDELIVERED = "acktrail.message.redelivered" Bool "ls";
     DEAD_LETTER_SOURCE = "acktrail.dead_letter.source" Text "lsm";
@@ -161,6 +162,8 @@ pub enum Instrument {
     Counter,
     /// Rises and falls.
     UpDownCounter,
+    /// What it is now.
+    Gauge,
     /// Durations by bucket.
     Histogram,
 }
@@ -206,6 +209,7 @@ metrics! {
     SETTLE_FAILURES = "acktrail.settle.failures" Counter "{settlement}" "Settlements that the broker refused";
     BROKER_DURATION = "acktrail.broker.duration" Histogram "s" "From a publish to its first delivery";
     RECEIVE_BUFFER_DURATION = "acktrail.receive_buffer.duration" Histogram "s" "From a delivery to the application's reading of it";
+    CONSUMER_LAG = "acktrail.consumer.lag" Gauge "{message}" "Messages that a consumer group is behind in a partition";
     CAPTURE_LOST = "acktrail.capture.lost" Counter "1" "What was lost, by stage and reason";
     CAPTURE_BYTES = "acktrail.capture.bytes" Counter "By" "Payload that passed watched sockets";
     CAPTURE_SEGMENTS = "acktrail.capture.segments" Counter "{segment}" "Packets with payload that passed watched sockets";

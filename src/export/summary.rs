@@ -2,8 +2,10 @@
 //! checked.
 
 use super::json;
+use super::lags;
 use super::registry::EVENTS;
 use super::routes::{Route, RouteId, Routes};
+use crate::lifecycle::Lag;
 use crate::lifecycle::transition::{Attributes, Event, Evidence, Observer, Reason, State, Transition};
 use crate::names::Name;
 use crate::time::Timestamp;
@@ -54,6 +56,8 @@ pub struct SummaryFacts<'a> {
     pub kernel: Option<&'a str>,
     /// What the capture did.
     pub capture: &'a CaptureTotals,
+    /// How far consumer groups are behind, and how many more groups' partitions there are.
+    pub lags: &'a (Vec<Lag>, usize),
 }
 
 /// One row of the totals.
@@ -158,7 +162,16 @@ impl Totals {
         }
         out.extend_from_slice(b",\"totals\":[");
         list(&self.rows(), out, total_object);
-        out.extend_from_slice(b"],\"folded\":");
+        let (lags, lags_folded) = facts.lags;
+        if !lags.is_empty() {
+            out.extend_from_slice(b"],\"lags\":[");
+            list(lags, out, lags::object);
+            out.extend_from_slice(b"],\"lags_folded\":");
+            json::number(*lags_folded as u64, out);
+        } else {
+            out.push(b']');
+        }
+        out.extend_from_slice(b",\"folded\":");
         json::number(self.routes.folded(), out);
         out.extend_from_slice(b",\"events\":{");
         let events: Vec<_> = self.events().collect();

@@ -59,6 +59,7 @@ impl<'a> Subject<'a> {
             Field::Tag => self.attributes.delivery_tag,
             Field::Partition => self.attributes.partition.and_then(|partition| u64::try_from(partition).ok()),
             Field::Offset => self.attributes.offsets.and_then(|(first, _)| u64::try_from(first).ok()),
+            Field::Lag => self.attributes.lag,
             Field::Code => self.attributes.error_code.and_then(|code| u64::try_from(code).ok()),
             Field::Size => self.attributes.body_size,
             Field::Latency => latency(self.transition?).map(nanoseconds),

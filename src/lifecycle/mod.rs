@@ -77,7 +77,7 @@ pub(crate) use expire::GRACE;
 /// The name of Kafka's system in every line.
 pub const KAFKA: &str = "kafka";
 
-pub use log::Statistics as LogStatistics;
+pub use log::{Lag, Statistics as LogStatistics};
 pub use messages::MessageLimits;
 
 /// What the state machine could not follow, cumulative.
@@ -197,6 +197,11 @@ impl Lifecycles {
     /// What could not be followed in logs so far.
     pub fn log_statistics(&self) -> LogStatistics {
         self.logs.statistics()
+    }
+
+    /// How far every consumer group is behind, in no order.
+    pub fn lags(&self, now: Timestamp) -> impl Iterator<Item = Lag> + '_ {
+        self.logs.lags(now)
     }
 
     /// Messages whose fate is open.

@@ -441,6 +441,9 @@ impl Observer for Lines {
         if let Some(group) = line.attributes.group {
             let _ = write!(self.text, " group={group}");
         }
+        if let Some(lag) = line.attributes.lag {
+            let _ = write!(self.text, " lag={lag}");
+        }
         if let Some(delivery) = line.delivery {
             let _ = write!(self.text, " delivery={delivery}");
         }

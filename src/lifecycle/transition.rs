@@ -284,6 +284,8 @@ pub struct Attributes<'a> {
     pub unanswered: bool,
     /// When the request was sent that a settlement is the answer to.
     pub requested: Option<Timestamp>,
+    /// How many messages that group is behind in that partition.
+    pub lag: Option<u64>,
     /// Virtual host.
     pub vhost: Option<&'a Name>,
     /// message-id.

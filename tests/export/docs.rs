@@ -76,6 +76,7 @@ fn every_metric_is_documented_with_instrument_and_unit() {
         let instrument = match metric.instrument {
             Instrument::Counter => "counter",
             Instrument::UpDownCounter => "up-down counter",
+            Instrument::Gauge => "gauge",
             Instrument::Histogram => "histogram",
         };
         assert_eq!(row[1..], [instrument, metric.unit, metric.says], "{}", row[0]);

@@ -80,6 +80,7 @@ fn a_line_with_everything() {
         partition: None,
         offsets: None,
         group: None,
+        lag: None,
     };
     assert_eq!(
         line(&rejected),

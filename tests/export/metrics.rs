@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use acktrail::capture::Owner;
-use acktrail::export::metrics::{Health, Metrics, Number, Snapshot, Value};
+use acktrail::export::metrics::{Health, MetricPoints, Metrics, Number, Snapshot, Value};
 use acktrail::export::registry::{ATTRIBUTES, Instrument, Metric, Type, metric};
 use acktrail::export::resource::Resource;
 use acktrail::export::summary::Loss;
+use acktrail::lifecycle::Lag;
 use acktrail::lifecycle::transition::{
     Attributes, Event, Evidence, Observer, Reason, Settlement, State, Timings, Transition,
 };
@@ -310,4 +311,33 @@ proptest! {
             .collect();
         prop_assert!(resources.len() <= 5);
     }
+}
+
+#[test]
+fn lags_are_a_gauge_that_ends_when_they_are_told_no_more() {
+    let lag = |group: &str, partition, lag| {
+        let (group, topic) = (group.into(), "orders".into());
+        Lag { system: "kafka", group, topic, partition, committed: 1, end: 1 + lag as i64, stable: None, lag }
+    };
+    let mut metrics = Metrics::new(Timestamp(1));
+    metrics.lags([lag("billing", 1, 7), lag("audit", 0, 0)].into_iter());
+    let shown = |metrics: &mut Metrics| -> Vec<String> {
+        let snapshot = metrics.snapshot(Timestamp(2), &Health::default());
+        let of_lag = |points: &&MetricPoints| points.metric.name == "acktrail.consumer.lag";
+        let points = snapshot.resources.iter().flat_map(|resource| &resource.metrics).filter(of_lag);
+        points
+            .flat_map(|points| &points.points)
+            .map(|point| format!("{:?}", (&point.attributes, &point.number)))
+            .collect()
+    };
+    let found = shown(&mut metrics);
+    assert_eq!(found.len(), 2);
+    for (point, words) in
+        found.iter().zip([["audit", "orders", "\"0\"", "Count(0)"], ["billing", "orders", "\"1\"", "Count(7)"]])
+    {
+        assert!(words.iter().all(|word| point.contains(word)), "{point}");
+    }
+    metrics.lags(std::iter::once(lag("audit", 0, 3)));
+    assert_eq!(shown(&mut metrics).len(), 1);
+    assert!(shown(&mut metrics).is_empty(), "told without having been told again");
 }

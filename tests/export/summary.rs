@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use crate::export_support::transition;
 
 fn line(totals: &Totals, capture: &CaptureTotals) -> Value {
-    let facts = SummaryFacts { time: Timestamp(9), attached_at: Some(Timestamp(1)), kernel: Some("6.1.0"), capture };
+    let kernel = Some("6.1.0");
+    let lags = (Vec::new(), 0);
+    let facts = SummaryFacts { time: Timestamp(9), attached_at: Some(Timestamp(1)), kernel, capture, lags: &lags };
     let mut out = Vec::new();
     totals.line(&facts, &mut out);
     assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);

@@ -17,9 +17,11 @@ pub use self::snapshot::{MetricPoints, Number, Point, ResourcePoints, Snapshot, 
 
 use self::group::Group;
 use self::in_flight::{InFlight, Place};
+use super::lags::{self, Series};
 use super::resource::Endpoints;
 use super::routes::{OTHER, Route, RouteId, Routes};
 use super::summary::LossTable;
+use crate::lifecycle::Lag;
 use crate::lifecycle::transition::{Event, Observer, Transition};
 use crate::time::Timestamp;
 
@@ -51,6 +53,7 @@ pub struct Metrics {
     by_key: HashMap<GroupKey, u32, hashbrown::DefaultHashBuilder>,
     cache: Vec<(GroupKey, u32)>,
     in_flight: InFlight,
+    lags: Vec<Series>,
 }
 
 impl Metrics {
@@ -71,6 +74,7 @@ impl Metrics {
             by_key: HashMap::default(),
             cache: vec![NOTHING; CACHE],
             in_flight: InFlight::default(),
+            lags: Vec::new(),
         }
     }
 
@@ -78,7 +82,14 @@ impl Metrics {
     pub fn snapshot(&mut self, now: Timestamp, health: &Health) -> Snapshot {
         self.drop_idle(now);
         let groups = self.groups.iter().flatten();
-        snapshot::build(self.start, now, groups, &self.routes, &self.endpoints, &mut self.in_flight, health)
+        let lags = std::mem::take(&mut self.lags);
+        let waiting = snapshot::Waiting { in_flight: &mut self.in_flight, lags };
+        snapshot::build(self.start, now, groups, &self.routes, &self.endpoints, waiting, health)
+    }
+
+    /// How far consumer groups are behind, for the snapshot that follows.
+    pub fn lags(&mut self, lags: impl Iterator<Item = Lag>) {
+        self.lags = lags::series(lags);
     }
 
     /// Messages in flight over all queues.

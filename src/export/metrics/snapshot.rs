@@ -6,6 +6,7 @@ use super::Health;
 use super::group::Group;
 use super::in_flight::InFlight;
 use crate::export::histogram::Histogram;
+use crate::export::lags::Series;
 use crate::export::registry::{Attribute, METRICS, Metric, attribute, metric};
 use crate::export::resource::{Endpoints, Resource};
 use crate::export::routes::{Route, Routes};
@@ -66,10 +67,16 @@ pub enum Value {
 /// The value of a point.
 #[derive(Clone, Debug)]
 pub enum Number {
-    /// A counter's.
+    /// A counter's, or a gauge's.
     Count(u64),
     /// A histogram's.
     Histogram(Box<Histogram>),
+}
+
+/// Messages that wait: in consumers' hands, and for groups.
+pub(super) struct Waiting<'a> {
+    pub in_flight: &'a mut InFlight,
+    pub lags: Vec<Series>,
 }
 
 pub(super) fn build<'a>(
@@ -78,7 +85,7 @@ pub(super) fn build<'a>(
     groups: impl Iterator<Item = &'a Group>,
     routes: &Routes,
     endpoints: &Endpoints,
-    in_flight: &mut InFlight,
+    waiting: Waiting<'_>,
     health: &Health,
 ) -> Snapshot {
     let mut time = now;
@@ -91,7 +98,8 @@ pub(super) fn build<'a>(
         group_points(group, &place, points);
     }
     let agent = by_resource.entry(Resource::Agent).or_default();
-    in_flight_points(start, in_flight, agent);
+    in_flight_points(start, waiting.in_flight, agent);
+    lag_points(start, waiting.lags, agent);
     health_points(start, health, agent);
     let resources =
         by_resource.into_iter().map(|(resource, points)| ResourcePoints { resource, metrics: points.sorted() });
@@ -236,6 +244,18 @@ fn in_flight_points(start: Timestamp, in_flight: &mut InFlight, points: &mut Poi
         let name = queue_attribute(queue.system);
         pairs.extend(queue.queue.map(|queue| (name, Value::Text(queue.to_string()))));
         points.count(&metric::IN_FLIGHT, start, &Place { system: queue.system, pairs }, Vec::new(), count);
+    }
+}
+
+fn lag_points(start: Timestamp, lags: Vec<Series>, points: &mut Points) {
+    for Series { system, group, topic, partition, lag } in lags {
+        let mut pairs: Pairs = vec![
+            (&attribute::SYSTEM, Value::Word(system)),
+            (&attribute::GROUP, Value::Text(group.to_string())),
+            (&attribute::DESTINATION_NAME, Value::Text(topic.to_string())),
+        ];
+        pairs.extend(partition.map(|partition| (&attribute::PARTITION, Value::Text(partition.to_string()))));
+        points.count(&metric::CONSUMER_LAG, start, &Place { system, pairs }, Vec::new(), lag);
     }
 }
 

@@ -213,6 +213,7 @@ fn empty_metric(points: &MetricPoints) -> metrics::Metric {
     let data = match points.metric.instrument {
         Instrument::Counter => sum(true),
         Instrument::UpDownCounter => sum(false),
+        Instrument::Gauge => metrics::metric::Data::Gauge(metrics::Gauge { data_points: Vec::new() }),
         Instrument::Histogram => metrics::metric::Data::Histogram(metrics::Histogram {
             data_points: Vec::new(),
             aggregation_temporality: CUMULATIVE,
@@ -230,6 +231,7 @@ fn empty_metric(points: &MetricPoints) -> metrics::Metric {
 fn append_point(metric: &mut metrics::Metric, data: Data) {
     match (&mut metric.data, data) {
         (Some(metrics::metric::Data::Sum(sum)), Data::Number(point)) => sum.data_points.push(point),
+        (Some(metrics::metric::Data::Gauge(gauge)), Data::Number(point)) => gauge.data_points.push(point),
         (Some(metrics::metric::Data::Histogram(histogram)), Data::Histogram(point)) => {
             histogram.data_points.push(point)
         }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::super::message::Moment;
 use super::super::party::Party;
 use super::super::transition::State;
+use super::lag::Mark;
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
 
@@ -133,6 +134,8 @@ pub(super) struct Chain {
     pub committed: Option<i64>,
     /// Behind the last offset that the group was handed.
     pub reached: Option<i64>,
+    /// Where the group stands, for its lag: also as others than its committing members told.
+    pub standing: Option<Mark>,
 }
 
 impl Chain {

@@ -9,6 +9,7 @@ use super::super::party::Party;
 use super::super::transition::{Evidence, Observer, Reason, State};
 use super::chain::{Chain, Delivery, Piece};
 use super::consumers::{Consumer, Found};
+use super::lag;
 use super::lines::Subject;
 use super::topics::Place;
 use super::{Logs, Unread};
@@ -140,6 +141,7 @@ impl Logs {
             let stored = self.partitions.get(&place).and_then(|known| known.stored(first));
             let subject = Subject { topics: &self.topics, place };
             let mut line = subject.of_piece(&piece, &found.consumer, stored, time, State::Dispatched);
+            line.attributes.lag = self.lag(place, chain);
             line.attributes.operation = Some(POLL);
             line.attributes.redelivered = Some(number > 1);
             line.attributes.batches = batches;
@@ -215,6 +217,7 @@ impl Logs {
                 let mut line = subject.of_piece(&piece, consumer, stored, time, State::Processing);
                 // The piece may have been joined to an earlier one.
                 line.timings.dispatched = Some(*dispatched);
+                line.attributes.lag = lag::lag(known, &chain);
                 line.previous = Some(State::Dispatched);
                 line.evidence = emit::evidence(inferred);
                 line.attributes.operation = Some(POLL);
@@ -234,6 +237,7 @@ impl Logs {
         partitions: &[log::Partition],
         observer: &mut dyn Observer,
     ) {
+        self.groups.heard(&member.group, time);
         let places: Vec<Place> = partitions.iter().filter_map(|partition| self.place(partition)).collect();
         for place in &places {
             self.taken_over(time, party, *place, &member.group, observer);
@@ -304,6 +308,7 @@ impl Logs {
         line.previous = Some(piece.state);
         line.reason = Some(reason);
         line.evidence = Evidence::Inferred;
+        line.attributes.lag = self.lag(place, chain);
         line.timings.first_failed = Some(piece.first_failed.get().unwrap_or(time));
         observer.transition(&line);
         chain.failed(piece, time);

@@ -27,6 +27,7 @@ mod chain;
 mod consume;
 mod consumers;
 mod copies;
+mod lag;
 mod lines;
 mod partition;
 mod produce;
@@ -38,6 +39,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use hashbrown::HashMap;
+
+pub use lag::Lag;
 
 use super::party::Party;
 use super::transition::Observer;
@@ -73,6 +76,7 @@ pub(super) struct Logs {
     unread: HashMap<ConnectionId, VecDeque<Unread>>,
     /// Commits that count when a producer's transaction does.
     transactions: HashMap<i64, Vec<settle::Promised>>,
+    groups: lag::Groups,
     statistics: Statistics,
 }
 
@@ -124,10 +128,18 @@ impl Logs {
                 let fetched = consume::Fetched { batches, from: *from, aborted: *aborted, flow: *flow, end: *end };
                 self.fetched(time, party, partition, &fetched, observer);
             }
-            LogOperation::MemberSeen(member) => self.consumers.seen(party, member),
+            LogOperation::Reaches { partition, end, stable } => self.reaches(time, partition, *end, *stable),
+            LogOperation::TopicGone(topic) => self.topic_gone(topic),
+            LogOperation::OffsetsDeleted { group, partition } => self.offsets_deleted(group, partition.as_ref()),
+            LogOperation::MemberSeen(member) => {
+                self.groups.heard(&member.group, time);
+                self.consumers.seen(party, member);
+            }
             LogOperation::Assigned { member, partitions } => self.assigned(time, party, member, partitions, observer),
             LogOperation::MemberLeft(member) => self.member_left(time, party, member, observer),
-            LogOperation::Position { member, partition, offset } => self.position(party, member, partition, *offset),
+            LogOperation::Position { member, partition, offset } => {
+                self.position(time, party, member, partition, *offset);
+            }
             LogOperation::Committed { member, partition, offset, error, transaction, asked } => {
                 let (offset, error, transaction, asked) = (*offset, *error, *transaction, *asked);
                 let commit = settle::Commit { member, offset, error, transaction, asked };

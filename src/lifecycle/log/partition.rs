@@ -9,6 +9,7 @@ use super::super::party::Party;
 use super::super::transition::State;
 use super::chain::Chain;
 use super::consumers::Consumer;
+use super::lag::Ends;
 use crate::protocol::operation::log::{Acks, Batch, RequestId, Sequence};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
@@ -45,6 +46,7 @@ pub(super) struct Partition {
     produced: VecDeque<Produced>,
     stored: VecDeque<Stored>,
     pub chains: HashMap<Consumer, Chain>,
+    pub ends: Ends,
 }
 
 impl Partition {
@@ -128,6 +130,7 @@ impl Partition {
     /// Takes over what was known of it under another name.
     pub fn merge(&mut self, other: Partition) {
         self.produced.extend(other.produced);
+        self.ends.merge(&other.ends);
         for stored in other.stored {
             self.store(stored);
         }

@@ -95,6 +95,7 @@ impl Logs {
         line.attributes.batches = std::slice::from_ref(&produced.batch);
         observer.transition(&line);
         if let Some((first, last)) = offset.zip(last) {
+            known.ends.at_least(last.saturating_add(1), time);
             let Produced { batch, created, party, .. } = produced;
             known.store(Stored { first, last, sequence: batch.sequence, created, confirmed: Some(time), party });
         }

@@ -45,6 +45,7 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let Some(place) = self.place(partition) else { return };
+        self.groups.heard(&commit.member.group, time);
         self.consumers.touched(party, commit.member, place);
         let group = &commit.member.group;
         if commit.error != 0 {
@@ -89,17 +90,21 @@ impl Logs {
     /// The coordinator told a member where its group stands.
     pub(super) fn position(
         &mut self,
+        time: Timestamp,
         party: &Rc<Party>,
         member: &Member,
         partition: &log::Partition,
         offset: Option<i64>,
     ) {
         let Some(place) = self.place(partition) else { return };
+        self.groups.heard(&member.group, time);
         let consumer = Consumer::Group(member.group.clone());
-        if let Some(offset) = offset
+        let known = self.partitions.get(&place).is_some_and(|known| known.chains.contains_key(&consumer));
+        if (offset.is_some() || known)
             && let Some(mut chain) = self.take_chain(place, &consumer)
         {
-            chain.committed.get_or_insert(offset);
+            chain.told_to_stand(offset, time);
+            chain.committed = chain.committed.or(offset);
             self.put_chain(place, consumer, chain);
         }
         self.consumers.touched(party, member, place);
@@ -117,6 +122,7 @@ impl Logs {
         let consumer = Consumer::Group(group.clone());
         let Some(mut chain) = self.take_chain(place, &consumer) else { return };
         self.adopt(party, place, &mut chain);
+        chain.stands(offset, time);
         if chain.committed.is_some_and(|committed| offset < committed) {
             self.went_back((time, asked), party, place, (&consumer, offset), &mut chain, observer);
         } else {
@@ -139,9 +145,11 @@ impl Logs {
     ) {
         let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
         let subject = Subject { topics: &self.topics, place };
+        let lag = self.lag(place, chain);
         if piece.state == State::Dispatched {
             // Who commits has read it, seen or not.
             let mut line = subject.of_piece(&piece, consumer, stored, time, State::Processing);
+            line.attributes.lag = lag;
             line.previous = Some(State::Dispatched);
             line.evidence = Evidence::Inferred;
             observer.transition(&line);
@@ -151,6 +159,7 @@ impl Logs {
         line.previous = Some(State::Processing);
         line.attributes.operation = Some(COMMIT);
         line.attributes.settlement = Some(Settlement::Multiple);
+        line.attributes.lag = lag;
         line.attributes.client = party.client.as_ref();
         line.attributes.requested = Some(asked);
         observer.transition(&line);
@@ -167,6 +176,7 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let subject = Subject { topics: &self.topics, place };
+        let lag = self.lag(place, chain);
         for done in chain.gone_back(offset, time) {
             let mut line = subject.line(time, State::Failed, Some(party), done.count);
             line.previous = Some(State::Acknowledged);
@@ -175,6 +185,7 @@ impl Logs {
             line.attributes.operation = Some(COMMIT);
             line.attributes.requested = Some(asked);
             line.attributes.group = consumer.group();
+            line.attributes.lag = lag;
             line.attributes.offsets = Some((done.first, done.last));
             line.timings.first_failed = Some(time);
             observer.transition(&line);

@@ -37,12 +37,8 @@ impl Topics {
 
     /// The number of a topic; `None` where there is no room.
     pub fn number(&mut self, topic: &Topic) -> Option<TopicNumber> {
-        let known = match topic {
-            Topic::Name(name) => self.by_name.get(name),
-            Topic::Id(id) => self.by_id.get(id),
-        };
-        if let Some(number) = known {
-            return Some(*number);
+        if let Some(number) = self.find(topic) {
+            return Some(number);
         }
         match topic {
             Topic::Name(name) => {
@@ -93,6 +89,22 @@ impl Topics {
     /// What it is called: its name, or its id in Kafka's own writing while that is unknown.
     pub fn name(&self, number: TopicNumber) -> Option<&Name> {
         self.get(number).map(|known| &known.name)
+    }
+
+    /// The same, unless another topic has the name now.
+    pub fn current_name(&self, number: TopicNumber) -> Option<&Name> {
+        let known = self.get(number)?;
+        let current = !known.named || self.by_name.get(&known.name) == Some(&number);
+        current.then_some(&known.name)
+    }
+
+    /// The number of a topic that is known.
+    pub fn find(&self, topic: &Topic) -> Option<TopicNumber> {
+        match topic {
+            Topic::Name(name) => self.by_name.get(name),
+            Topic::Id(id) => self.by_id.get(id),
+        }
+        .copied()
     }
 
     /// Whether it is one of the broker's own ([`INTERNAL`]).

@@ -49,6 +49,11 @@ impl Stage {
                     end: self.position,
                 }
             }
+            "reaches" => {
+                LogOperation::Reaches { partition: at(), end: words.number("end"), stable: words.number("stable") }
+            }
+            "gone" => LogOperation::TopicGone(partition_of(&format!("{}/0", words.plain[2])).topic),
+            "forget" => LogOperation::OffsetsDeleted { group: member(words).group, partition: named },
             "member" => LogOperation::MemberSeen(member(words)),
             "assign" => LogOperation::Assigned {
                 member: member(words),

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use hashbrown::HashSet;
+
 use super::header::RequestHeader;
 use crate::names::Name;
 use crate::protocol::operation::log::{Member, Partition, RequestId, Verdict};
@@ -22,6 +24,8 @@ pub(super) enum Context {
     },
     /// Fetch, by another broker.
     Replicate,
+    /// ListOffsets, by a client.
+    Ends(Box<Ends>),
     /// OffsetCommit, TxnOffsetCommit.
     Commit(Box<Commit>),
     /// ShareFetch, ShareAcknowledge.
@@ -32,6 +36,15 @@ pub(super) enum Context {
     End(Option<Ending>),
     /// A request that was not read, or not to its end.
     Unknown,
+}
+
+/// ListOffsets.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// It asks as a reader of committed messages.
+    pub committed: bool,
+    /// The partitions whose end is asked for, not the offset of some time.
+    pub latest: HashSet<Partition>,
 }
 
 /// OffsetCommit, TxnOffsetCommit.
@@ -80,6 +93,7 @@ pub(super) struct Pending {
 impl Pending {
     fn cost(&self) -> usize {
         match &self.context {
+            Context::Ends(ends) => size_of::<Pending>() + size_of::<Ends>() + ends.latest.capacity() * 40,
             Context::Commit(commit) => size_of::<Pending>() + size_of::<Commit>() + commit.offsets.capacity() * 40,
             Context::Share(share) => {
                 let judgements = share.judgements.capacity() * size_of::<Judgement>();

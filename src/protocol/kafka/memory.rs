@@ -64,7 +64,7 @@ impl Memory {
 
     /// Memory in bytes.
     pub fn cost(&self) -> usize {
-        self.client_id.capacity() + self.fetches.positions.capacity() * 48
+        self.client_id.capacity() + self.fetches.positions.capacity() * (size_of::<Partition>() + size_of::<Wanted>())
     }
 }
 
@@ -102,8 +102,17 @@ impl TopicNames {
 /// (KIP-227).
 #[derive(Default)]
 pub(super) struct Fetches {
-    positions: HashMap<Partition, i64>,
+    positions: HashMap<Partition, Wanted>,
 }
+
+/// Of a partition: from where on it is wanted, and how far it reaches, as was told last.
+struct Wanted {
+    from: i64,
+    reaches: Ends,
+}
+
+/// High watermark and last stable offset.
+type Ends = (Option<i64>, Option<i64>);
 
 impl Fetches {
     /// Partitions of one connection that are kept.
@@ -117,8 +126,10 @@ impl Fetches {
     /// A partition is wanted from an offset on.
     pub fn wants(&mut self, partition: Partition, offset: Option<i64>) {
         let Some(offset) = offset else { return self.forget(&partition) };
-        if self.positions.len() < Self::MOST || self.positions.contains_key(&partition) {
-            self.positions.insert(partition, offset);
+        if let Some(wanted) = self.positions.get_mut(&partition) {
+            wanted.from = offset;
+        } else if self.positions.len() < Self::MOST {
+            self.positions.insert(partition, Wanted { from: offset, reaches: (None, None) });
         }
     }
 
@@ -129,6 +140,12 @@ impl Fetches {
 
     /// From where on a partition is wanted.
     pub fn position(&self, partition: &Partition) -> Option<i64> {
-        self.positions.get(partition).copied()
+        self.positions.get(partition).map(|wanted| wanted.from)
+    }
+
+    /// A partition reaches as far as this; false if that was known.
+    pub fn reaches(&mut self, partition: &Partition, ends: Ends) -> bool {
+        let Some(wanted) = self.positions.get_mut(partition) else { return true };
+        std::mem::replace(&mut wanted.reaches, ends) != ends
     }
 }

@@ -18,6 +18,8 @@ const OF_PARTITION: &[Field] = &[
     Field::LastStableOffset,
     Field::LogStartOffset,
     Field::CommittedOffset,
+    Field::Timestamp,
+    Field::Offset,
 ];
 
 /// See the [module](self).
@@ -92,7 +94,10 @@ impl Row {
                 self.listed_member = None;
                 self.in_member = true;
             }
-            Field::Groups => self.member = None,
+            Field::Groups => {
+                self.member = None;
+                self.forget(Field::ErrorCode);
+            }
             _ => {}
         }
     }
@@ -148,6 +153,12 @@ impl Row {
     pub fn partition(&self) -> Option<Partition> {
         let name = self.topic.clone().map(Topic::Name);
         Some(Partition { topic: name.or(self.topic_id.map(Topic::Id))?, number: self.partition? })
+    }
+
+    /// The topic at hand: by its id where it is there, which a topic that is made again under the same name does not have.
+    pub fn topic(&self) -> Option<Topic> {
+        let id = self.topic_id.map(Topic::Id);
+        id.or_else(|| self.topic.clone().map(Topic::Name))
     }
 
     /// The id and the name of the topic at hand, where both are there.

@@ -20,6 +20,7 @@ use crate::time::Timestamp;
 pub(super) mod api {
     pub const PRODUCE: i16 = 0;
     pub const FETCH: i16 = 1;
+    pub const LIST_OFFSETS: i16 = 2;
     pub const METADATA: i16 = 3;
     pub const OFFSET_COMMIT: i16 = 8;
     pub const OFFSET_FETCH: i16 = 9;
@@ -31,8 +32,11 @@ pub(super) mod api {
     pub const SASL_HANDSHAKE: i16 = 17;
     pub const API_VERSIONS: i16 = 18;
     pub const CREATE_TOPICS: i16 = 19;
+    pub const DELETE_TOPICS: i16 = 20;
     pub const END_TXN: i16 = 26;
     pub const TXN_OFFSET_COMMIT: i16 = 28;
+    pub const DELETE_GROUPS: i16 = 42;
+    pub const OFFSET_DELETE: i16 = 47;
     pub const CONSUMER_GROUP_HEARTBEAT: i16 = 68;
     pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
     pub const SHARE_FETCH: i16 = 78;
@@ -42,6 +46,10 @@ pub(super) mod api {
 /// The member is not known, or another one has taken its place (org.apache.kafka.common.protocol.Errors: UNKNOWN_MEMBER_ID,
 /// FENCED_INSTANCE_ID, FENCED_MEMBER_EPOCH).
 const EXPELLED: [i16; 3] = [25, 82, 110];
+/// There is no such topic (UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID).
+const NO_SUCH_TOPIC: [i16; 2] = [3, 100];
+/// Asks for the end of a partition (ListOffsetsRequest.LATEST_TIMESTAMP).
+const LATEST: i64 = -1;
 /// The epoch by which a member of the new protocol leaves (KIP-848): for good, or to come back soon.
 const LEAVING: [i64; 2] = [-1, -2];
 
@@ -129,6 +137,10 @@ impl Scribe<'_, '_> {
                 *self.context = Context::Commit(Box::new(Commit { member, transaction, asked, offsets }));
             }
             api::JOIN_GROUP | api::SYNC_GROUP | api::HEARTBEAT | api::OFFSET_FETCH => self.member_speaks(),
+            api::OFFSET_DELETE => {
+                let Some(member) = self.member() else { return };
+                *self.context = Context::Member(member);
+            }
             api::FIND_COORDINATOR => {
                 // Whoever asks for a group's coordinator is of the group, or will be (0: a group; KIP-699).
                 let row = &self.reading.row;
@@ -234,6 +246,15 @@ impl Scribe<'_, '_> {
                 let offset = row.number(Field::FetchOffset);
                 self.memory.fetches.wants(partition, offset);
             }
+            (api::LIST_OFFSETS, true) => {
+                let latest = row.number(Field::Timestamp) == Some(LATEST);
+                if let Context::Ends(ends) = &mut *self.context
+                    && latest
+                    && self.out.take_room(size_of::<Partition>())
+                {
+                    ends.latest.insert(partition);
+                }
+            }
             (api::OFFSET_COMMIT | api::TXN_OFFSET_COMMIT, true) => {
                 if let Some(offset) = row.number(Field::CommittedOffset)
                     && self.out.take_room(size_of::<(Partition, i64)>())
@@ -278,13 +299,35 @@ impl Scribe<'_, '_> {
                     self.reading.refused.push((partition, code));
                 }
             }
-            Context::Member(member) if self.layout.key() == api::OFFSET_FETCH => {
+            Context::Fetch { .. } => self.reaches(partition),
+            Context::Ends(ends) => {
+                let offset =
+                    row.number(Field::Offset).filter(|offset| *offset >= 0 && ends.latest.contains(&partition));
+                let Some(offset) = offset.filter(|_| error == Some(0) && self.layout.version() > 0) else { return };
+                let (end, stable) = if ends.committed { (None, Some(offset)) } else { (Some(offset), None) };
+                self.log(LogOperation::Reaches { partition, end, stable });
+            }
+            Context::Member(member) if self.layout.key() == api::OFFSET_DELETE && error == Some(0) => {
+                let group = member.group.clone();
+                self.log(LogOperation::OffsetsDeleted { group, partition: Some(partition) });
+            }
+            Context::Member(member) if self.layout.key() == api::OFFSET_FETCH && error == Some(0) => {
                 let group = row.group.clone().unwrap_or_else(|| member.group.clone());
                 let member = Member { group, member: member.member.clone() };
                 let offset = row.number(Field::CommittedOffset).filter(|offset| *offset >= 0);
                 self.log(LogOperation::Position { member, partition, offset });
             }
             _ => {}
+        }
+    }
+
+    /// How far a fetched partition reaches, if it was not told before.
+    fn reaches(&mut self, partition: Partition) {
+        let row = &self.reading.row;
+        let offset = |field| row.number(field).filter(|offset| *offset >= 0 && row.error() == Some(0));
+        let [end, stable] = [Field::HighWatermark, Field::LastStableOffset].map(offset);
+        if (end.is_some() || stable.is_some()) && self.memory.fetches.reaches(&partition, (end, stable)) {
+            self.log(LogOperation::Reaches { partition, end, stable });
         }
     }
 
@@ -340,7 +383,16 @@ impl Scribe<'_, '_> {
             (self.layout.key(), self.is_request),
             (api::METADATA | api::CREATE_TOPICS | api::DESCRIBE_TOPIC_PARTITIONS, false)
         );
-        let Some((id, name)) = self.reading.row.topic_names().filter(|_| known) else { return };
+        let row = &self.reading.row;
+        let gone = match (self.layout.key(), self.is_request) {
+            (api::METADATA, false) => row.error().is_some_and(|error| NO_SUCH_TOPIC.contains(&error)),
+            (api::DELETE_TOPICS, false) => row.error() == Some(0),
+            _ => false,
+        };
+        if let Some(topic) = row.topic().filter(|_| gone) {
+            return self.log(LogOperation::TopicGone(topic));
+        }
+        let Some((id, name)) = row.topic_names().filter(|_| known) else { return };
         if self.out.topics.learn(id, &name) {
             self.log(LogOperation::TopicNamed { id, name });
         }
@@ -396,6 +448,12 @@ impl Visitor for Scribe<'_, '_> {
             Field::Topics => self.topic_done(),
             Field::Acknowledgements => self.judgement(),
             Field::Acquired => self.acquired(),
+            Field::Groups if !self.is_request && self.layout.key() == api::DELETE_GROUPS => {
+                let row = &self.reading.row;
+                if let Some(group) = row.group.clone().filter(|_| row.error() == Some(0)) {
+                    self.log(LogOperation::OffsetsDeleted { group, partition: None });
+                }
+            }
             Field::Aborted => {
                 let row = &self.reading.row;
                 if let (Some(producer), Some(first), Context::Fetch { committed: true }) =
@@ -427,11 +485,11 @@ impl Visitor for Scribe<'_, '_> {
                 return;
             }
             (Field::Replica, Value::Int(replica)) if replica >= 0 => *self.context = Context::Replicate,
-            (Field::Isolation, Value::Int(level)) => {
-                if let Context::Fetch { committed } = self.context {
-                    *committed = level == 1;
-                }
-            }
+            (Field::Isolation, Value::Int(level)) => match &mut *self.context {
+                Context::Fetch { committed } => *committed = level == 1,
+                Context::Ends(ends) => ends.committed = level == 1,
+                _ => {}
+            },
             (Field::SessionEpoch, Value::Int(epoch)) if self.is_request && epoch <= 0 => self.memory.fetches.clear(),
             _ => {}
         }
@@ -443,6 +501,10 @@ impl Visitor for Scribe<'_, '_> {
 
     fn records_begin(&mut self, from: u64, length: u32) {
         let side = if self.is_request { Side::Produce } else { Side::Fetch };
+        // How far behind their group is, lines about what follows say.
+        if let (Context::Fetch { .. }, Some(partition)) = (&*self.context, self.reading.row.partition()) {
+            self.reaches(partition);
+        }
         self.reading.purpose = Some(self.purpose());
         self.reading.records_at = self.start + from;
         self.reading.records_end = self.reading.records_at + Position::from(length);

@@ -240,6 +240,7 @@ impl Session {
         side.context = match header.api_key {
             api::PRODUCE => Context::Produce { request: RequestId(self.count), answered: true },
             api::FETCH => Context::Fetch { committed: false },
+            api::LIST_OFFSETS => Context::Ends(Box::default()),
             _ => Context::Plain,
         };
         side.reading.begin();

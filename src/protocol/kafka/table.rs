@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn the_table_is_read() {
         let table = Table::read(include_str!("layouts.txt")).unwrap();
-        assert_eq!(table.messages.len(), 2 * 26 + 2);
+        assert_eq!(table.messages.len(), 2 * 28 + 2);
         let fetch = table.messages.iter().find(|one| one.name == "Fetch" && one.kind == Kind::Response).unwrap();
         assert_eq!((fetch.key, fetch.versions), (1, Versions { first: 0, last: 18 }));
         assert_eq!(fetch.flexible, Versions { first: 12, last: 18 });

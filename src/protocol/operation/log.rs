@@ -189,6 +189,24 @@ pub enum LogOperation {
         /// Position behind the last byte: when the reader passes it, the application has them.
         end: Position,
     },
+    /// The broker told how far a partition reaches.
+    Reaches {
+        /// The partition.
+        partition: Partition,
+        /// Offset behind the last message that consumers may be given: the high watermark.
+        end: Option<i64>,
+        /// Offset behind the last one that readers of committed messages may be given: the last stable offset.
+        stable: Option<i64>,
+    },
+    /// There is no such topic, or none any more.
+    TopicGone(Topic),
+    /// What a group has committed was deleted: in all partitions, or in one.
+    OffsetsDeleted {
+        /// The group.
+        group: Name,
+        /// The partition; `None`: all.
+        partition: Option<Partition>,
+    },
     /// A consumer speaks here as a member of a group.
     MemberSeen(Member),
     /// What a member consumes from now on, and nothing else.

@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use super::super::encode::noise;
 use super::*;
-use crate::protocol::operation::log::LogOperation;
+use crate::protocol::operation::log::{LogOperation, Topic};
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{Limits, Sessions};
 use crate::stream::{ConnectionId, End, Event, Facts, Flow};
@@ -186,7 +186,7 @@ proptest! {
 
 #[test]
 fn conversations_are_understood() {
-    let operations: Vec<Operation> = (0..200).flat_map(|seed| whole(&conversation(seed, 6))).collect();
+    let operations: Vec<Operation> = (0..400).flat_map(|seed| whole(&conversation(seed, 6))).collect();
     let logs = operations.iter().filter(|operation| is_about_a_log(operation)).count();
     assert!(logs > 200, "{logs} of {}", operations.len());
     // Drawn record batches are noise; all else is as it should be.
@@ -194,13 +194,87 @@ fn conversations_are_understood() {
     assert_eq!(lost, 0);
 }
 
+fn request(key: i16, version: i16, correlation: i32, rest: &[u8]) -> Vec<u8> {
+    let head = [&key.to_be_bytes()[..], &version.to_be_bytes(), &correlation.to_be_bytes(), b"\0\x03app"].concat();
+    frame(Flow::Forward, &head, rest).bytes
+}
+
+/// Where groups stand and partitions end, as lines: what is told again is not said again, errors say nothing.
+#[test]
+fn ends_of_partitions_and_what_is_deleted() {
+    let mut listener = Listener::new();
+    let mut correlation = 0;
+    let mut exchange = |key: i16, version: i16, asked: &[&[u8]], answer: &[&[u8]]| {
+        listener.hear(Flow::Forward, &request(key, version, correlation, &asked.concat()), true);
+        let answer = frame(Flow::Backward, &correlation.to_be_bytes(), &answer.concat()).bytes;
+        listener.hear(Flow::Backward, &answer, true);
+        correlation += 1;
+    };
+    let number = |number: i64| number.to_be_bytes();
+    let topic = b"\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\x07";
+    // Fetch: no replica, 1 byte, at once; readers of committed messages; from offset 5.
+    let asked = [b"\xff\xff\xff\xff\0\0\0\0\0\0\0\x01\0\0\x10\0\x01", &topic[..], &number(5), b"\0\0\x10\0"].concat();
+    let mut fetched = |error: &[u8], end: i64, stable: i64| {
+        exchange(
+            1,
+            4,
+            &[&asked],
+            &[b"\0\0\0\0", topic, error, &number(end), &number(stable), b"\xff\xff\xff\xff\xff\xff\xff\xff"],
+        );
+    };
+    fetched(b"\0\0", 100, 90);
+    fetched(b"\0\0", 100, 90);
+    fetched(b"\0\x06", -1, -1);
+    fetched(b"\0\0", 101, -1);
+    // ListOffsets: the end, asked for by both kinds of readers, and the beginning.
+    for (isolation, time, offset) in [(b"\0", -1, 102), (b"\x01", -1, 95), (b"\0", -2, 3)] {
+        let asked = [b"\xff\xff\xff\xff", &isolation[..], topic, &number(time)].concat();
+        exchange(2, 2, &[&asked], &[b"\0\0\0\0", topic, b"\0\0", &number(-1), &number(offset)]);
+    }
+    // OffsetFetch of version 1, with an error and without.
+    let group = b"\0\x01g";
+    exchange(9, 1, &[group, topic], &[topic, &number(-1), b"\0\0", b"\0\x58"]);
+    exchange(9, 1, &[group, topic], &[topic, &number(-1), b"\0\0", b"\0\0"]);
+    // OffsetDelete, DeleteGroups, DeleteTopics: done, and refused.
+    for error in [b"\0\0", b"\0\x45"] {
+        exchange(47, 0, &[group, topic], &[b"\0\0\0\0\0\0", topic, error]);
+        exchange(42, 0, &[b"\0\0\0\x01", group], &[b"\0\0\0\0\0\0\0\x01", group, error]);
+        exchange(20, 0, &[b"\0\0\0\x01\0\x01t\0\0\0\0"], &[b"\0\0\0\x01\0\x01t", error]);
+    }
+    let said: Vec<String> = listener
+        .end()
+        .into_iter()
+        .filter_map(|operation| match operation {
+            Operation::Log(LogOperation::Reaches { partition, end, stable }) => {
+                assert_eq!((partition.topic, partition.number), (Topic::Name("t".into()), 7));
+                Some(format!("reaches {end:?} {stable:?}"))
+            }
+            Operation::Log(LogOperation::Position { offset, .. }) => Some(format!("stands {offset:?}")),
+            Operation::Log(LogOperation::OffsetsDeleted { group, partition }) => {
+                Some(format!("deleted {group} {:?}", partition.map(|partition| partition.number)))
+            }
+            Operation::Log(LogOperation::TopicGone(Topic::Name(name))) => Some(format!("gone {name}")),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "reaches Some(100) Some(90)",
+            "reaches Some(101) None",
+            "reaches Some(102) None",
+            "reaches None Some(95)",
+            "stands None",
+            "deleted g Some(7)",
+            "deleted g None",
+            "gone t",
+        ]
+    );
+}
+
 /// SaslHandshake of version 0: what follows has no header, and is secret, until a request is one again.
 #[test]
 fn a_login_without_headers_ends_where_requests_go_on() {
-    let request = |key: i16, version: i16, correlation: i32, rest: &[u8]| {
-        let head = [&key.to_be_bytes()[..], &version.to_be_bytes(), &correlation.to_be_bytes(), b"\0\x03app"].concat();
-        frame(Flow::Forward, &head, rest).bytes
-    };
     let mut listener = Listener::new();
     listener.sessions.keep_secrets();
     listener.hear(Flow::Forward, &request(17, 0, 0, b"\0\x05PLAIN"), true);
