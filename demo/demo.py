@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -91,13 +92,14 @@ def demonstrate(shop, seconds):
     wrong = compare(shop, did, totals)
     if wrong:
         raise RuntimeError(f"{', '.join(wrong)}: this should not be; see {agent.lines}")
-    say(f"Everything is stopped and gone ({time.monotonic() - began:.0f} s in all). Every line as JSON: {agent.lines}")
+    say(f"Everything is stopped and gone ({time.monotonic() - began:.0f} s in all). Every line as JSON:")
+    print(f"   {agent.lines}")
 
 
 def opened(shop, broker, agent, directory, seconds):
     """The shop, open for a while, and the live view. Returns what each program says that it did."""
     say(f"Opening the shop for {seconds:.0f} s. Every line below is a message, or some, entering a state, as the kernel saw it:")
-    print("".join(f"   {line}\n" for line in shop.story), flush=True)
+    print(wrapped(shop.story, "   ") + "\n", flush=True)
     # As long as a person looks on, the live view may use the whole terminal; else it gets plain lines.
     view = spawn([binary(), "trace", "--config", str(directory / "agent.toml"), "--socket", str(agent.socket)])
     programs = {}
@@ -149,7 +151,13 @@ def undisturbed():
 
 def say(words):
     """One step, in plain words."""
-    print(f"\n── {words}", flush=True)
+    print("\n" + wrapped(words, "── "), flush=True)
+
+
+def wrapped(words, begin):
+    """In lines that fit, but not longer than one likes to read."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    return textwrap.fill(words, width, initial_indent=begin, subsequent_indent="   ", break_on_hyphens=False)
 
 
 if __name__ == "__main__":

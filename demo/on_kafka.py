@@ -13,8 +13,8 @@ class KafkaShop:
     name, title, program = "kafka", "Kafka", "kafka_roles.py"
     roles = ("billing", "billing-retry", "support", "shipping-1", "shipping-2", "shop")
     crashes = {"shipping-2": -signal.SIGKILL}
-    story = ("shop produces; group billing sends every ninth order to a retry topic, from where every second one becomes a dead",
-             "letter, which support reads; group shipping has two members, of which one crashes halfway: what it had not",
+    story = ("shop produces; group billing sends every ninth order to a retry topic, from where every second one becomes a dead "
+             "letter, which support reads; group shipping has two members, of which one crashes halfway: what it had not "
              "committed comes again to the other")
     states = ("Confirmed", "Processing", "Acknowledged", "Failed", "Retrying", "DeadLettered")
 

@@ -9,7 +9,7 @@ class RabbitShop:
     name, title, program = "rabbitmq", "RabbitMQ", "rabbitmq_roles.py"
     roles = ("billing", "shipping", "mail", "audit", "shop")
     crashes = {}
-    story = ("shop publishes; billing rejects some for good, gives some back; shipping retries through a queue with a TTL;",
+    story = ("shop publishes; billing rejects some for good, gives some back; shipping retries through a queue with a TTL; "
              "mail is slow; audit needs no acknowledgements; orders to Atlantis are returned")
     states = ("Confirmed", "Returned", "Acknowledged", "Retrying", "DeadLettered")
 

@@ -25,9 +25,9 @@ pub struct Row {
     pub inferred: bool,
     /// Twins were matched first in, first out.
     pub ambiguous: bool,
-    /// The queue, or `exchange:routing key` where no queue is known; of a log `topic/partition`.
+    /// The queue, or `exchange:routing key` where no queue is known; of a log `topic/partition group`.
     pub place: String,
-    /// message-id; of a log the offsets and the group.
+    /// message-id; of a log the offsets.
     pub message_id: Option<String>,
     /// acktrail's own 32 hex digits.
     pub message: Option<String>,
@@ -95,7 +95,7 @@ impl Row {
     fn of_attributes(attributes: &Attributes<'_>) -> Row {
         Row {
             place: place(attributes),
-            message_id: attributes.message_id.map(|id| id.to_string()).or_else(|| range(attributes)),
+            message_id: attributes.message_id.map(|id| id.to_string()).or_else(|| attributes.offsets.map(range)),
             process: process(attributes),
             lag: attributes.lag,
             ..Row::default()
@@ -148,23 +148,24 @@ fn place(attributes: &Attributes<'_>) -> String {
     }
 }
 
-/// `topic/partition`.
+/// `topic/partition group`, as far as they are known.
 fn of_log(topic: &Name, attributes: &Attributes<'_>) -> String {
-    match attributes.partition {
-        Some(partition) => format!("{topic}/{partition}"),
-        None => topic.to_string(),
+    let mut text = topic.to_string();
+    if let Some(partition) = attributes.partition {
+        let _ = write!(text, "/{partition}");
     }
+    if let Some(group) = attributes.group {
+        let _ = write!(text, " {group}");
+    }
+    text
 }
 
-/// `first-last group`.
-fn range(attributes: &Attributes<'_>) -> Option<String> {
-    let offsets = attributes.offsets.map(|(first, last)| match first == last {
+/// `first-last`.
+fn range((first, last): (i64, i64)) -> String {
+    match first == last {
         true => first.to_string(),
         false => format!("{first}-{last}"),
-    });
-    let group = attributes.group.map(|group| group.to_string());
-    let parts: Vec<String> = offsets.into_iter().chain(group).collect();
-    (!parts.is_empty()).then(|| parts.join(" "))
+    }
 }
 
 fn error(attributes: &Attributes<'_>) -> Option<String> {

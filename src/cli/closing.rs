@@ -1,4 +1,5 @@
-//! The table at the end: what became of the messages of each queue, and what the capture lost.
+//! The tables at the end: what was published where and how it was answered; what became of it in each queue, or of each topic in
+//! each consumer group; and what the capture lost.
 
 use std::time::Duration;
 
@@ -9,17 +10,21 @@ use super::terminal::{Align, Style, Table};
 /// Everything the closing table shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Closing {
-    /// One line per queue, in the order in which they are shown.
-    pub queues: Vec<QueueLine>,
+    /// One line per place, in the order in which they are shown.
+    pub places: Vec<PlaceLine>,
     /// What the capture saw and lost.
     pub capture: CaptureLine,
 }
 
-/// A queue, or the publishes that no queue is known for. Numbers are messages that entered the state.
+/// A queue; a topic, as one group consumes it; or where something was published. Numbers are messages that entered the state.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct QueueLine {
-    /// Queue, or `exchange:routing key`.
+pub struct PlaceLine {
+    /// Queue, topic, or `exchange:routing key`.
     pub name: String,
+    /// It is a topic.
+    pub is_topic: bool,
+    /// The consumer group.
+    pub group: Option<String>,
     /// Published.
     pub created: u64,
     /// Confirmed by the broker.
@@ -46,8 +51,8 @@ pub struct QueueLine {
     pub dropped: u64,
     /// Their time to live passed.
     pub expired: u64,
-    /// Deliveries that nobody has settled yet.
-    pub in_flight: u64,
+    /// Deliveries that nobody has settled yet. Consumers without a group settle nothing.
+    pub in_flight: Option<u64>,
     /// Published to dispatched.
     pub broker: Option<Percentiles>,
     /// Read by the application to settled.
@@ -78,75 +83,110 @@ pub struct CaptureLine {
     pub lost: Vec<(String, u64)>,
 }
 
-type Column = (&'static str, Style, fn(&QueueLine) -> u64);
+/// A column of numbers: its heading, its colour, whether it is there although all of it is zero, and what it shows.
+type Number = (&'static str, Style, bool, fn(&PlaceLine) -> Option<u64>);
 
-/// The numbers' columns. Those that are zero everywhere are left out, apart from the first ones.
-const COLUMNS: [Column; 14] = [
-    ("published", Style::Plain, |line| line.created),
-    ("dispatched", Style::Plain, |line| line.dispatched),
-    ("acked", Style::Green, |line| line.acknowledged),
-    ("in flight", Style::Plain, |line| line.in_flight),
-    ("confirmed", Style::Plain, |line| line.confirmed),
-    ("processing", Style::Plain, |line| line.processing),
-    ("failed", Style::Red, |line| line.failed),
-    ("retrying", Style::Yellow, |line| line.retrying),
-    ("rejected", Style::Red, |line| line.rejected),
-    ("dead", Style::BoldRed, |line| line.dead_lettered),
-    ("dropped", Style::BoldRed, |line| line.dropped),
-    ("expired", Style::Yellow, |line| line.expired),
-    ("returned", Style::Yellow, |line| line.returned),
-    ("refused", Style::Red, |line| line.publish_failed),
+/// What happens to messages before any consumer.
+const PUBLISHED: [Number; 4] = [
+    ("messages", Style::Plain, true, |line| Some(line.created)),
+    ("confirmed", Style::Plain, true, |line| Some(line.confirmed)),
+    ("returned", Style::Yellow, false, |line| Some(line.returned)),
+    ("refused", Style::Red, false, |line| Some(line.publish_failed)),
 ];
-const ALWAYS: usize = 4;
 
-type Times = (&'static str, fn(&QueueLine) -> Option<Percentiles>);
+/// What becomes of them then.
+const CONSUMED: [Number; 10] = [
+    ("dispatched", Style::Plain, true, |line| Some(line.dispatched)),
+    ("processing", Style::Plain, false, |line| Some(line.processing)),
+    ("acked", Style::Green, true, |line| Some(line.acknowledged)),
+    ("in flight", Style::Plain, true, |line| line.in_flight),
+    ("failed", Style::Red, false, |line| Some(line.failed)),
+    ("retrying", Style::Yellow, false, |line| Some(line.retrying)),
+    ("rejected", Style::Red, false, |line| Some(line.rejected)),
+    ("dead", Style::BoldRed, false, |line| Some(line.dead_lettered)),
+    ("dropped", Style::BoldRed, false, |line| Some(line.dropped)),
+    ("expired", Style::Yellow, false, |line| Some(line.expired)),
+];
 
-/// The times' columns, each left out where no queue has any.
-const TIMES: [Times; 2] = [("in broker", |line| line.broker), ("consuming", |line| line.processing_time)];
+/// A column of names.
+type Words = (&'static str, fn(&PlaceLine) -> String);
+
+/// A column of times, left out where nothing has any.
+type Time = (&'static str, fn(&PlaceLine) -> Option<Duration>);
+
+const TIMES: [Time; 4] = [
+    ("broker p50", |line| line.broker.map(|times| times.p50)),
+    ("broker p95", |line| line.broker.map(|times| times.p95)),
+    ("consuming p50", |line| line.processing_time.map(|times| times.p50)),
+    ("consuming p95", |line| line.processing_time.map(|times| times.p95)),
+];
 
 impl Closing {
-    /// Appends the table and the capture's line.
+    /// Appends the tables and the capture's line.
     pub fn render(&self, width: usize, colors: bool, out: &mut String) {
-        if self.queues.is_empty() {
+        let published = self.table(&[("published to", PlaceLine::name)], &PUBLISHED, &[]);
+        let mut names: Vec<Words> = vec![(self.kind(), PlaceLine::name)];
+        if self.places.iter().any(|line| line.is_topic) {
+            names.push(("group", PlaceLine::group));
+        }
+        let consumed = self.table(&names, &CONSUMED, &TIMES);
+        if published.is_none() && consumed.is_none() {
             out.push_str("no messages were seen\n");
-        } else {
-            self.table().render(width, colors, out);
+        }
+        for table in published.into_iter().chain(consumed) {
+            table.render(width, colors, out);
+            out.push('\n');
         }
         self.capture.render(colors, out);
     }
 
-    fn table(&self) -> Table {
-        let any = |column: &Column| self.queues.iter().any(|line| (column.2)(line) > 0);
-        let shown: Vec<&Column> = COLUMNS
-            .iter()
-            .enumerate()
-            .filter(|(index, column)| *index < ALWAYS || any(column))
-            .map(|(_, it)| it)
-            .collect();
-        let times: Vec<&Times> =
-            TIMES.iter().filter(|(_, of)| self.queues.iter().any(|line| of(line).is_some())).collect();
-        let mut heading = vec![("queue".to_owned(), Align::Left)];
-        heading.extend(shown.iter().map(|(name, ..)| ((*name).to_owned(), Align::Right)));
-        for (name, _) in &times {
-            heading.push((format!("{name} p50"), Align::Right));
-            heading.push(("p95".to_owned(), Align::Right));
+    /// What the places are of which messages are consumed.
+    fn kind(&self) -> &'static str {
+        let topics = self.places.iter().filter(|line| line.is_topic).count();
+        match topics {
+            0 => "queue",
+            all if all == self.places.len() => "topic",
+            _ => "queue or topic",
         }
-        let heading: Vec<(&str, Align)> = heading.iter().map(|(name, align)| (name.as_str(), *align)).collect();
+    }
+
+    /// A row for each place that has something to show.
+    fn table(&self, names: &[Words], numbers: &[Number], times: &[Time]) -> Option<Table> {
+        let has = |line: &PlaceLine, number: &Number| number.3(line).is_some_and(|number| number > 0);
+        let lines = self.places.iter().filter(|line| numbers.iter().any(|number| has(line, number)));
+        let lines: Vec<&PlaceLine> = lines.collect();
+        let numbers = numbers.iter().filter(|number| number.2 || lines.iter().any(|line| has(line, number)));
+        let numbers: Vec<&Number> = numbers.collect();
+        let times = times.iter().filter(|time| lines.iter().any(|line| time.1(line).is_some()));
+        let times: Vec<&Time> = times.collect();
+        let heading = names.iter().map(|(name, _)| (*name, Align::Left));
+        let heading = heading.chain(numbers.iter().map(|number| (number.0, Align::Right)));
+        let heading: Vec<_> = heading.chain(times.iter().map(|time| (time.0, Align::Right))).collect();
         let mut table = Table::new(&heading);
-        for line in &self.queues {
-            let mut cells = vec![(line.name.clone(), Style::Plain)];
-            for (_, style, of) in &shown {
-                let number = of(line);
-                cells.push((number.to_string(), if number == 0 { Style::Dim } else { *style }));
-            }
-            for (_, of) in &times {
-                let show = |time: Option<Duration>| (time.map(brief_duration).unwrap_or_default(), Style::Plain);
-                cells.push(show(of(line).map(|times| times.p50)));
-                cells.push(show(of(line).map(|times| times.p95)));
-            }
+        for line in &lines {
+            let mut cells: Vec<_> = names.iter().map(|(_, name)| (name(line), Style::Plain)).collect();
+            cells.extend(numbers.iter().map(|(_, style, _, of)| match of(line) {
+                Some(0) => ("0".to_owned(), Style::Dim),
+                number => (number.map(|number| number.to_string()).unwrap_or_default(), *style),
+            }));
+            cells.extend(times.iter().map(|(_, of)| (of(line).map(brief_duration).unwrap_or_default(), Style::Plain)));
             table.row(cells);
         }
-        table
+        (!lines.is_empty()).then_some(table)
+    }
+}
+
+impl PlaceLine {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn group(&self) -> String {
+        match (&self.group, self.is_topic) {
+            (Some(group), _) => group.clone(),
+            (None, true) => "(none)".to_owned(),
+            (None, false) => String::new(),
+        }
     }
 }
 
@@ -184,42 +224,74 @@ mod tests {
     use super::*;
 
     fn closing() -> Closing {
-        Closing {
-            queues: vec![
-                QueueLine {
-                    name: "orders".to_owned(),
-                    created: 1000,
-                    confirmed: 1000,
-                    dispatched: 1010,
-                    acknowledged: 990,
-                    failed: 10,
-                    dead_lettered: 10,
-                    broker: Some(Percentiles { p50: Duration::from_micros(850), p95: Duration::from_millis(12) }),
-                    ..QueueLine::default()
-                },
-                QueueLine { name: "orders.dead".to_owned(), in_flight: 10, ..QueueLine::default() },
-            ],
-            capture: CaptureLine {
-                duration: Duration::from_secs(61),
-                connections: 3,
-                segments: 4000,
-                bytes: 1_234_567,
-                lost: vec![("ring_full records".to_owned(), 0)],
-            },
-        }
+        let times = Percentiles { p50: Duration::from_micros(850), p95: Duration::from_millis(12) };
+        let orders = PlaceLine {
+            name: "orders".to_owned(),
+            created: 1000,
+            confirmed: 1000,
+            dispatched: 1010,
+            acknowledged: 990,
+            in_flight: Some(0),
+            failed: 10,
+            dead_lettered: 10,
+            broker: Some(times),
+            ..PlaceLine::default()
+        };
+        let dead = PlaceLine { name: "orders.dead".to_owned(), in_flight: Some(10), ..PlaceLine::default() };
+        let capture = CaptureLine {
+            duration: Duration::from_secs(61),
+            connections: 3,
+            segments: 4000,
+            bytes: 1_234_567,
+            lost: vec![("ring_full records".to_owned(), 0)],
+        };
+        Closing { places: vec![orders, dead], capture }
+    }
+
+    fn rendered(closing: &Closing, width: usize) -> String {
+        let mut out = String::new();
+        closing.render(width, false, &mut out);
+        out
     }
 
     #[test]
     fn columns_that_are_zero_everywhere_are_left_out() {
-        let mut out = String::new();
-        closing().render(140, false, &mut out);
         let expected = "\
-queue        published  dispatched  acked  in flight  confirmed  failed  dead  in broker p50     p95
-orders            1000        1010    990          0       1000      10    10          850µs  12.0ms
-orders.dead          0           0      0         10          0       0     0
+published to  messages  confirmed
+orders            1000       1000
+
+queue        dispatched  acked  in flight  failed  dead  broker p50  broker p95
+orders             1010    990          0      10    10       850µs      12.0ms
+orders.dead           0      0         10       0     0
+
 capture: 3 connections, 4000 segments, 1234.6 kB in 1m01s; nothing lost
 ";
-        assert_eq!(out, expected);
+        assert_eq!(rendered(&closing(), 80), expected);
+    }
+
+    #[test]
+    fn topics_stand_with_their_groups() {
+        let topic = PlaceLine { name: "orders".to_owned(), is_topic: true, ..PlaceLine::default() };
+        let billing = PlaceLine {
+            group: Some("billing".to_owned()),
+            dispatched: 5,
+            acknowledged: 3,
+            in_flight: Some(2),
+            ..topic.clone()
+        };
+        let nobody = PlaceLine { dispatched: 7, created: 9, confirmed: 9, ..topic };
+        let closing = Closing { places: vec![nobody, billing], ..Closing::default() };
+        let expected = "\
+published to  messages  confirmed
+orders               9          9
+
+topic   group    dispatched  acked  in flight
+orders  (none)            7      0
+orders  billing           5      3          2
+
+capture: 0 connections, 0 segments, 0 bytes in 0ns; nothing lost
+";
+        assert_eq!(rendered(&closing, 80), expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Percentiles for the closing table: how long messages of each queue took.
+//! Percentiles for the closing table: how long messages of each queue took, and of each topic in each consumer group.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,13 +15,21 @@ const MOST_QUEUES: usize = 1024;
 const STEPS: u32 = 8;
 const BUCKETS: usize = (64 * STEPS) as usize;
 
-/// Time from publish to delivery, and from reading to settlement, per queue.
+/// Time from publish to delivery, and from reading to settlement, per queue. A range of a log counts as many messages as it has,
+/// with the time of its first.
 #[derive(Default)]
 pub struct Latencies {
-    places: HashMap<Name, usize>,
+    places: HashMap<Key, usize>,
     queues: Vec<Queue>,
     /// The queue asked for last: mostly it is the next one too.
-    last: Option<(Name, usize)>,
+    last: Option<(Key, usize)>,
+}
+
+/// A queue, or a topic and who consumes it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    place: Name,
+    group: Option<Name>,
 }
 
 #[derive(Default)]
@@ -33,42 +41,55 @@ struct Queue {
 /// Counts by the logarithm of nanoseconds.
 #[derive(Default)]
 struct Histogram {
-    counts: Vec<u32>,
+    counts: Vec<u64>,
     total: u64,
 }
 
 impl Latencies {
-    /// Created → Dispatched in this queue.
-    pub fn broker(&self, queue: &str) -> Option<Percentiles> {
-        self.queues.get(*self.places.get(queue)?)?.broker.percentiles()
+    /// Created → Dispatched, and Processing → settled, in this queue or topic, for this group if it is a topic.
+    pub fn of(&self, place: &Name, group: Option<&Name>) -> (Option<Percentiles>, Option<Percentiles>) {
+        let key = Key { place: place.clone(), group: group.cloned() };
+        let queue = self.places.get(&key).and_then(|number| self.queues.get(*number));
+        queue.map_or((None, None), |queue| (queue.broker.percentiles(), queue.processing.percentiles()))
     }
 
-    /// Processing → settled in this queue.
-    pub fn processing(&self, queue: &str) -> Option<Percentiles> {
-        self.queues.get(*self.places.get(queue)?)?.processing.percentiles()
-    }
-
-    fn queue(&mut self, name: &Name) -> Option<&mut Queue> {
-        let known = self.last.as_ref().filter(|(last, _)| Rc::ptr_eq(last, name)).map(|(_, place)| *place);
-        let place = match known.or_else(|| self.places.get(name).copied()) {
-            Some(place) => place,
-            None if self.queues.len() < MOST_QUEUES => {
-                self.queues.push(Queue::default());
-                self.places.insert(name.clone(), self.queues.len() - 1);
-                self.queues.len() - 1
+    fn queue(&mut self, place: &Name, group: Option<&Name>) -> Option<&mut Queue> {
+        let is_last = |last: &Key| {
+            let same_group = match (&last.group, group) {
+                (Some(last), Some(group)) => Rc::ptr_eq(last, group),
+                (last, group) => last.is_none() && group.is_none(),
+            };
+            Rc::ptr_eq(&last.place, place) && same_group
+        };
+        let last = self.last.as_ref().filter(|(last, _)| is_last(last)).map(|(_, number)| *number);
+        let number = match last {
+            Some(number) => number,
+            None => {
+                let number = self.number(Key { place: place.clone(), group: group.cloned() })?;
+                self.queues.resize_with(self.queues.len().max(number + 1), Queue::default);
+                number
             }
+        };
+        self.queues.get_mut(number)
+    }
+
+    /// Known, or new if there is room for one.
+    fn number(&mut self, key: Key) -> Option<usize> {
+        let next = self.places.len();
+        let number = match self.places.get(&key) {
+            Some(number) => *number,
+            None if next < MOST_QUEUES => *self.places.entry(key.clone()).or_insert(next),
             None => return None,
         };
-        if known.is_none() {
-            self.last = Some((name.clone(), place));
-        }
-        self.queues.get_mut(place)
+        self.last = Some((key, number));
+        Some(number)
     }
 }
 
 impl Observer for Latencies {
     fn transition(&mut self, line: &Transition<'_>) {
-        let (Some(name), timings) = (line.attributes.queue, &line.timings) else { return };
+        let (attributes, timings) = (&line.attributes, &line.timings);
+        let Some(place) = attributes.queue.or(attributes.topic) else { return };
         let since = match line.state {
             State::Dispatched if line.delivery == Some(1) => timings.created,
             // What is settled by being sent is not processed before it is settled.
@@ -78,9 +99,9 @@ impl Observer for Latencies {
         };
         let Some(since) = since else { return };
         let took = line.time.since(since);
-        if let Some(queue) = self.queue(name) {
+        if let Some(queue) = self.queue(place, attributes.group) {
             let histogram = if line.state == State::Dispatched { &mut queue.broker } else { &mut queue.processing };
-            histogram.add(took);
+            histogram.add(took, line.count);
         }
     }
 
@@ -88,14 +109,14 @@ impl Observer for Latencies {
 }
 
 impl Histogram {
-    fn add(&mut self, took: Duration) {
+    fn add(&mut self, took: Duration, messages: u64) {
         if self.counts.is_empty() {
             self.counts.resize(BUCKETS, 0);
         }
         let bucket = bucket(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         if let Some(count) = self.counts.get_mut(bucket) {
-            *count = count.saturating_add(1);
-            self.total += 1;
+            *count += messages;
+            self.total += messages;
         }
     }
 
@@ -104,10 +125,10 @@ impl Histogram {
     }
 
     fn percentile(&self, percent: u64) -> Duration {
-        let wanted = (self.total * percent).div_ceil(100);
+        let wanted = self.total.saturating_mul(percent).div_ceil(100);
         let mut passed = 0;
         for (bucket, count) in self.counts.iter().enumerate() {
-            passed += u64::from(*count);
+            passed += *count;
             if passed >= wanted {
                 return Duration::from_nanos(upper(bucket));
             }
@@ -137,7 +158,7 @@ mod tests {
     fn percentiles_are_within_a_step() {
         let mut histogram = Histogram::default();
         for microseconds in 1..=1000 {
-            histogram.add(Duration::from_micros(microseconds));
+            histogram.add(Duration::from_micros(microseconds), 7);
         }
         let found = histogram.percentiles().unwrap();
         for (found, exact) in [(found.p50, 500.0), (found.p95, 950.0)] {

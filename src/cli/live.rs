@@ -3,10 +3,12 @@
 //! ```text
 //! 22:13:20.000  Dispatched      orders            7f3a91c204de  #1    1.20ms  java[4711]
 //! 22:13:21.500  DeadLettered ~  orders            order-17      #3     1.50s  rejected → orders.dead  java[4711]
+//! 22:13:22.000  Acknowledged    bills/0 shipping  100-119       #1     9.7ms  ×20  java[4712]
 //! ```
 //!
-//! Columns: time of day (UTC), state (`~` inferred, `?` twins matched by order), queue or exchange:key, message, delivery,
-//! time since the step before, and what else there is to say.
+//! Columns: time of day (UTC), state (`~` inferred, `?` twins matched by order), queue or exchange:key, or topic/partition and
+//! consumer group; message-id or first digits of the identity, or offsets; delivery, time since the step before, and what else
+//! there is to say.
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ pub struct Live {
     colors: bool,
     place: usize,
     message: usize,
+    latency: usize,
 }
 
 const CLOCK: usize = 12;
@@ -31,15 +34,18 @@ const DELIVERY: usize = 4;
 const LATENCY: usize = 7;
 /// Two spaces between the seven columns.
 const GAPS: usize = 12;
+/// In less, names need the place more than times do.
+const ROOM_FOR_LATENCY: usize = 90;
 
 impl Live {
     /// For this many columns (less than 72 are treated as 72), with or without colour.
     pub fn new(width: usize, colors: bool) -> Live {
         let width = width.max(72);
-        let left = width - CLOCK - STATE - DELIVERY - LATENCY - GAPS;
-        let place = (left * 3 / 10).clamp(10, 40);
-        let message = (left / 5).clamp(8, 36);
-        Live { width, colors, place, message }
+        let (latency, part) = if width < ROOM_FOR_LATENCY { (0, 12) } else { (LATENCY, 9) };
+        let left = width - CLOCK - STATE - DELIVERY - latency - GAPS;
+        let place = (left * part / 25).clamp(10, 48);
+        let message = (left * 11 / 50).clamp(8, 36);
+        Live { width, colors, place, message, latency }
     }
 
     /// Appends the heading.
@@ -47,10 +53,10 @@ impl Live {
         let cells = [
             fit("time", CLOCK, Align::Left),
             fit("state", STATE, Align::Left),
-            fit("queue or exchange:key", self.place, Align::Left),
+            fit("queue or topic", self.place, Align::Left),
             fit("message", self.message, Align::Left),
             fit("dlv", DELIVERY, Align::Left),
-            fit("since", LATENCY, Align::Right),
+            fit(if self.latency > 0 { "since" } else { "" }, self.latency, Align::Right),
         ];
         Style::Bold.paint(cells.join("  ").trim_end(), self.colors, out);
         out.push('\n');
@@ -81,9 +87,11 @@ impl Live {
         let delivery = row.delivery.map(|number| format!("#{number}")).unwrap_or_default();
         let repeated = if row.delivery.is_some_and(|number| number > 1) { Style::Yellow } else { Style::Dim };
         repeated.paint(&fit(&delivery, DELIVERY, Align::Left), self.colors, out);
-        out.push_str("  ");
-        let latency = row.latency.map(|latency| brief_duration(Duration::from_nanos(latency))).unwrap_or_default();
-        out.push_str(&fit(&latency, LATENCY, Align::Right));
+        if self.latency > 0 {
+            let latency = row.latency.map(|latency| brief_duration(Duration::from_nanos(latency))).unwrap_or_default();
+            out.push_str("  ");
+            out.push_str(&fit(&latency, self.latency, Align::Right));
+        }
         self.rest(row, style, out);
         let end = start + out.get(start..).map_or(0, |line| line.trim_end().len());
         out.truncate(end);
@@ -100,7 +108,8 @@ impl Live {
 
     /// What else there is to say, most important first; cut at the terminal's edge.
     fn rest(&self, row: &Row, style: Style, out: &mut String) {
-        let mut left = self.width - CLOCK - STATE - self.place - self.message - DELIVERY - LATENCY - (GAPS - 2);
+        let gaps = if self.latency > 0 { GAPS - 2 } else { GAPS - 4 };
+        let mut left = self.width - CLOCK - STATE - self.place - self.message - DELIVERY - self.latency - gaps;
         let correction = row.corrects.as_ref().map(|state| format!("not {state}"));
         let count = row.count.map(|count| format!("×{count}"));
         let lag = row.lag.filter(|lag| *lag > 0).map(|lag| format!("lag {lag}"));
@@ -185,11 +194,11 @@ mod tests {
     fn lines_of_two_widths() {
         assert_eq!(
             line(&dead_letter(), 120, false),
-            "22:13:21.500  DeadLettered  ~  orders                 order-17        #3      1.50s  rejected  → orders.dead  java[4711]\n"
+            "22:13:21.500  DeadLettered  ~  orders                     order-17         #3      1.50s  rejected  → orders.dead  java…\n"
         );
         assert_eq!(
             line(&dead_letter(), 80, false),
-            "22:13:21.500  DeadLettered  ~  orders      order-17  #3      1.50s  rejected\n"
+            "22:13:21.500  DeadLettered  ~  orders             order-17  #3    rejected  → o…\n"
         );
         let created = Row { what: "Created".to_owned(), place: ":orders".to_owned(), ..Row::default() };
         assert_eq!(line(&created, 80, false), "00:00:00.000  Created          :orders\n");

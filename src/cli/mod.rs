@@ -6,6 +6,7 @@ pub mod doctor;
 mod latencies;
 pub mod live;
 mod outputs;
+mod places;
 pub mod ready;
 #[cfg(feature = "kernel")]
 mod record;

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::closing::{CaptureLine, Closing, QueueLine};
+use super::closing::{CaptureLine, Closing};
 use super::latencies::Latencies;
 #[cfg(feature = "otlp")]
 use super::telemetry::Telemetry;
 use super::view::View;
-use super::{Failure, say};
+use super::{Failure, places, say};
 #[cfg(feature = "kernel")]
 use crate::agent_socket::Server;
 use crate::config::Config;
@@ -18,11 +18,11 @@ use crate::config::Config;
 use crate::export::json;
 use crate::export::lags;
 use crate::export::lines::JsonLines;
-use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Total, Totals};
+use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Totals};
 #[cfg(feature = "kernel")]
 use crate::export::write_behind::WriteBehind;
 use crate::export::write_behind::{Output, PATIENCE};
-use crate::lifecycle::transition::{Event, Observer, State, Transition};
+use crate::lifecycle::transition::{Event, Observer, Transition};
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
@@ -231,33 +231,15 @@ impl Outputs {
         Loss { stage: "export", reason: "lines_unwritten", count: lost, unit: "line" }
     }
 
-    /// The table for people.
+    /// The tables for people.
     pub fn closing(&self, pipeline: &Pipeline, losses: &[Loss]) -> Closing {
-        let mut queues: Vec<QueueLine> = Vec::new();
-        for total in self.totals.rows() {
-            let name = total.queue.as_ref().unwrap_or(&total.destination);
-            let line = match queues.iter_mut().position(|line| *line.name == **name) {
-                Some(place) => &mut queues[place],
-                None => {
-                    queues.push(QueueLine { name: name.to_string(), ..QueueLine::default() });
-                    queues.last_mut().unwrap_or_else(|| unreachable!("one was pushed"))
-                }
-            };
-            count(line, &total);
-        }
-        for line in &mut queues {
-            let ended = line.acknowledged + line.rejected + line.failed;
-            line.in_flight = line.dispatched.saturating_sub(ended);
-            line.broker = self.latencies.broker(&line.name);
-            line.processing_time = self.latencies.processing(&line.name);
-        }
         let capture = all_losses(pipeline, losses, self.losses());
         let lost = capture.lost.iter().filter(|loss| loss.count > 0);
         let lost =
             lost.map(|loss| (format!("{} {} {}", loss.stage, loss.reason, plural(loss.unit)), loss.count)).collect();
         let begin = self.attached_at.or(self.first).unwrap_or(self.last);
         Closing {
-            queues,
+            places: places::lines(&self.totals, &self.latencies),
             capture: CaptureLine {
                 duration: self.last.since(begin),
                 connections: pipeline.connections(),
@@ -356,23 +338,4 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 
 fn plural(unit: &str) -> String {
     unit.strip_suffix('y').map_or_else(|| format!("{unit}s"), |stem| format!("{stem}ies"))
-}
-
-fn count(line: &mut QueueLine, total: &Total) {
-    let place = match total.state {
-        State::Created => &mut line.created,
-        State::Confirmed => &mut line.confirmed,
-        State::PublishFailed => &mut line.publish_failed,
-        State::Returned => &mut line.returned,
-        State::Expired => &mut line.expired,
-        State::Dispatched => &mut line.dispatched,
-        State::Processing => &mut line.processing,
-        State::Acknowledged => &mut line.acknowledged,
-        State::Rejected => &mut line.rejected,
-        State::Failed => &mut line.failed,
-        State::Retrying => &mut line.retrying,
-        State::DeadLettered => &mut line.dead_lettered,
-        State::Dropped => &mut line.dropped,
-    };
-    *place += total.count;
 }

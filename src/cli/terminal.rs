@@ -153,7 +153,8 @@ pub fn fit(text: &str, width: usize, align: Align) -> String {
 /// Names cut shorter than this say nothing any more.
 const NARROWEST: usize = 20;
 
-/// A table: a heading, rows, and how each column is aligned. Left-aligned columns give way where it does not fit.
+/// A table: a heading, rows, and how each column is aligned. Where it does not fit, left-aligned columns give way; where that is
+/// not enough, the table goes on below, in as many blocks as it takes, each with the columns of names that it begins with.
 pub struct Table {
     heading: Vec<(String, Align)>,
     rows: Vec<Vec<(String, Style)>>,
@@ -170,13 +171,31 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The table's lines. At most `width` columns wide unless its numbers alone need more.
+    /// The table's lines. At most `width` columns wide unless names and one column of numbers alone need more.
     pub fn render(&self, width: usize, colors: bool, out: &mut String) {
-        let widths = self.widths(width);
+        let all: Vec<usize> = (0..self.heading.len()).collect();
+        let names = self.heading.iter().take_while(|(_, align)| *align == Align::Left).count();
+        let (names, mut rest) = all.split_at(names);
+        loop {
+            let fitting = (2..=rest.len()).rev().find(|more| self.within(width, &part(names, rest, *more)).1);
+            let block = part(names, rest, fitting.unwrap_or(1));
+            self.block(&block, &self.within(width, &block).0, colors, out);
+            rest = rest.get(fitting.unwrap_or(1)..).unwrap_or_default();
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Some of the columns.
+    fn block(&self, block: &[usize], widths: &[usize], colors: bool, out: &mut String) {
         let heading: Vec<(String, Style)> = self.heading.iter().map(|(text, _)| (text.clone(), Style::Bold)).collect();
         for row in std::iter::once(&heading).chain(&self.rows) {
             let mut gap = 0;
-            for ((text, style), (width, (_, align))) in row.iter().zip(widths.iter().zip(&self.heading)) {
+            for (column, width) in block.iter().zip(widths) {
+                let (Some((text, style)), Some((_, align))) = (row.get(*column), self.heading.get(*column)) else {
+                    continue;
+                };
                 let cell = fit(text, *width, *align);
                 let bare = cell.trim_end();
                 out.push_str(&" ".repeat(gap));
@@ -188,25 +207,29 @@ impl Table {
         }
     }
 
-    fn widths(&self, total: usize) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.heading.iter().map(|(text, _)| columns(text)).collect();
-        for row in &self.rows {
-            for (width, (text, _)) in widths.iter_mut().zip(row) {
-                *width = (*width).max(columns(text));
-            }
-        }
+    /// Widths of some columns, names shortened as far as that helps; whether they fit then.
+    fn within(&self, total: usize, block: &[usize]) -> (Vec<usize>, bool) {
+        let wanted = |column: &usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(*column)).map(|(text, _)| text);
+            let heading = self.heading.get(*column).map(|(text, _)| text);
+            heading.into_iter().chain(cells).map(|text| columns(text)).max().unwrap_or(0)
+        };
+        let mut widths: Vec<usize> = block.iter().map(wanted).collect();
+        let is_name = |column: &usize| self.heading.get(*column).is_some_and(|(_, align)| *align == Align::Left);
         let mut excess = (widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).saturating_sub(total);
         while excess > 0 {
-            let texts = widths.iter_mut().zip(&self.heading).filter(|(_, (_, align))| *align == Align::Left);
-            let Some((widest, _)) = texts.max_by_key(|(width, _)| **width).filter(|(width, _)| **width > NARROWEST)
-            else {
-                break;
-            };
+            let names = widths.iter_mut().zip(block).filter(|(width, column)| is_name(column) && **width > NARROWEST);
+            let Some((widest, _)) = names.max_by_key(|(width, _)| **width) else { return (widths, false) };
             *widest -= 1;
             excess -= 1;
         }
-        widths
+        (widths, true)
     }
+}
+
+/// The columns of names, and some more.
+fn part(names: &[usize], rest: &[usize], more: usize) -> Vec<usize> {
+    names.iter().chain(rest.iter().take(more)).copied().collect()
 }
 
 #[cfg(test)]
@@ -258,7 +281,51 @@ mod tests {
         assert!(coloured.contains("\x1b[32m    12") || coloured.contains("\x1b[32m   12"), "{coloured:?}");
     }
 
+    #[test]
+    fn a_table_that_is_too_wide_goes_on_below() {
+        let mut table = Table::new(&[
+            ("queue", Align::Left),
+            ("acked", Align::Right),
+            ("failed", Align::Right),
+            ("dead", Align::Right),
+        ]);
+        let number = |number: &str| (number.to_owned(), Style::Plain);
+        table.row(vec![number("orders"), number("12"), number("1"), number("0")]);
+        table.row(vec![number("bills"), number("1234567"), number("0"), number("1")]);
+        let mut out = String::new();
+        table.render(24, false, &mut out);
+        let expected = "\
+queue     acked  failed
+orders       12       1
+bills   1234567       0
+queue   dead
+orders     0
+bills      1
+";
+        assert_eq!(out, expected);
+    }
+
     proptest! {
+        #[test]
+        fn a_table_is_never_wider_than_it_must_be(
+            rows in prop::collection::vec(prop::collection::vec("[a-z]{0,40}", 2..9), 1..4),
+            width in 60usize..120,
+        ) {
+            let aligns = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
+            let count = rows.iter().map(Vec::len).max().unwrap_or(0);
+            let heading: Vec<(&str, Align)> = aligns.iter().take(count).map(|align| ("heading", *align)).collect();
+            let mut table = Table::new(&heading);
+            for mut row in rows {
+                row.resize(count, String::new());
+                // The longest number has 20 digits.
+                let cells = row.into_iter().enumerate().map(|(at, text)| if at < 2 { text } else { cut(&text, 15) });
+                table.row(cells.map(|text| (text, Style::Plain)).collect());
+            }
+            let mut out = String::new();
+            table.render(width, false, &mut out);
+            prop_assert!(out.lines().all(|line| columns(line) <= width), "{width}\n{out}");
+        }
+
         #[test]
         fn what_is_fitted_fits(text in "\\PC{0,30}", width in 0usize..40) {
             prop_assert_eq!(columns(&fit(&text, width, Align::Left)), width);

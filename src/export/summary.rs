@@ -134,6 +134,11 @@ impl Totals {
         totals
     }
 
+    /// Deliveries that nobody has settled yet, by place.
+    pub fn in_flight(&self) -> impl Iterator<Item = (&Route, i64)> {
+        self.routes.iter().filter_map(|(id, route)| Some((route, self.rows.get(id.index())?.in_flight)))
+    }
+
     /// Messages that entered a state, over everything, less those taken back.
     pub fn of_state(&self, state: State) -> u64 {
         self.rows.iter().map(|row| row.cells[state as usize].count).sum()
@@ -186,13 +191,7 @@ impl Totals {
     }
 
     fn count(&mut self, transition: &Transition<'_>) {
-        let id = self.routes.of(&transition.attributes, &mut self.retired);
-        if !self.retired.is_empty() {
-            self.fold_retired();
-        }
-        if id.index() >= self.rows.len() {
-            self.rows.resize_with(id.index() + 1, Row::default);
-        }
+        let id = self.route(&transition.attributes);
         if let Some(row) = self.rows.get_mut(id.index()) {
             row.add(transition);
         }
@@ -207,11 +206,19 @@ impl Totals {
         if !matches!(corrected, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
             return None;
         }
-        let id = self.routes.of(&Attributes { queue: None, ..transition.attributes }, &mut self.retired);
+        Some(self.route(&Attributes { queue: None, ..transition.attributes }))
+    }
+
+    /// Where lines with these attributes are counted; there is a row.
+    fn route(&mut self, attributes: &Attributes<'_>) -> RouteId {
+        let id = self.routes.of(attributes, &mut self.retired);
         if !self.retired.is_empty() {
             self.fold_retired();
         }
-        Some(id)
+        if id.index() >= self.rows.len() {
+            self.rows.resize_with(id.index() + 1, Row::default);
+        }
+        id
     }
 
     /// A corrected line's count leaves the state that it was counted in: by rule on the same route, else, where that route
@@ -262,6 +269,13 @@ impl Observer for Totals {
         {
             *count += 1;
         }
+        let change = event.in_flight_change();
+        if change != 0 {
+            let id = self.route(&event.attributes);
+            if let Some(row) = self.rows.get_mut(id.index()) {
+                row.in_flight += change;
+            }
+        }
     }
 }
 
@@ -269,6 +283,8 @@ impl Observer for Totals {
 struct Row {
     cells: [Cell; State::ALL.len()],
     reasons: Vec<ReasonCount>,
+    /// The routes of a queue share its deliveries: only their sum says something.
+    in_flight: i64,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -286,6 +302,7 @@ struct ReasonCount {
 
 impl Row {
     fn add(&mut self, transition: &Transition<'_>) {
+        self.in_flight += transition.in_flight_change();
         let cell = &mut self.cells[transition.state as usize];
         cell.count += transition.count;
         if transition.evidence == Evidence::Inferred {
@@ -323,6 +340,7 @@ impl Row {
     }
 
     fn merge(&mut self, other: Row) {
+        self.in_flight += other.in_flight;
         for (cell, more) in self.cells.iter_mut().zip(other.cells) {
             cell.count += more.count;
             cell.inferred += more.inferred;

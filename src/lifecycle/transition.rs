@@ -254,6 +254,25 @@ impl Transition<'_> {
             timings: Timings::default(),
         }
     }
+
+    /// How many deliveries more, or less, are in somebody's hands now.
+    pub fn in_flight_change(&self) -> i64 {
+        // The publish of a copy goes on from the original's state, but ends no delivery of it.
+        if matches!(self.state, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
+            return 0;
+        }
+        // A consumer without a group settles nothing, so that nothing of it would ever leave.
+        if self.attributes.topic.is_some() && self.attributes.group.is_none() {
+            return 0;
+        }
+        let holds = |state: State| matches!(state, State::Dispatched | State::Processing);
+        let count = i64::try_from(self.count).unwrap_or(i64::MAX);
+        match (self.previous.is_some_and(holds), holds(self.state)) {
+            (false, true) => count,
+            (true, false) => -count,
+            _ => 0,
+        }
+    }
 }
 
 /// Attributes of a transition or event; what does not apply is `None`.
@@ -363,6 +382,17 @@ pub struct Event<'a> {
     pub evidence: Evidence,
     /// The attributes that apply.
     pub attributes: Attributes<'a>,
+}
+
+impl Event<'_> {
+    /// How many deliveries the lifecycle gave up on, which have no end of their own: 0 or less.
+    pub fn in_flight_change(&self) -> i64 {
+        let of_deliveries = self.attributes.consumer_tag.is_some() || self.attributes.delivery_tag.is_some();
+        match matches!(self.name, "evicted" | "fate_unknown") && self.attributes.queue.is_some() && of_deliveries {
+            true => -i64::try_from(self.count.unwrap_or(1)).unwrap_or(i64::MAX),
+            false => 0,
+        }
+    }
 }
 
 /// Who listens to the state machine.

@@ -10,7 +10,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::export::destination::fold;
 use crate::export::routes::OTHER;
-use crate::lifecycle::transition::{Attributes, Event, State, Transition};
+use crate::lifecycle::transition::{Attributes, Event, Transition};
 use crate::names::Name;
 
 #[derive(Default)]
@@ -55,27 +55,18 @@ impl InFlight {
 
     /// Counts a line. `place` is kept by the caller for lines of the same queue.
     pub(super) fn transition(&mut self, line: &Transition<'_>, place: &mut Place) {
-        // The publish of a copy goes on from the original's state, but ends no delivery of it.
-        if matches!(line.state, State::Created | State::Confirmed | State::PublishFailed | State::Returned) {
-            return;
-        }
-        // A consumer without a group settles nothing, so that nothing of it would ever leave.
-        if line.attributes.topic.is_some() && line.attributes.group.is_none() {
-            return;
-        }
-        let holds = |state: State| matches!(state, State::Dispatched | State::Processing);
-        match (line.previous.is_some_and(holds), holds(line.state)) {
-            (false, true) => self.add(&line.attributes, line.count, place),
-            (true, false) => self.subtract(&line.attributes, line.count, place),
-            _ => {}
+        match line.in_flight_change() {
+            0 => {}
+            more @ 1.. => self.add(&line.attributes, more.unsigned_abs(), place),
+            less => self.subtract(&line.attributes, less.unsigned_abs(), place),
         }
     }
 
     /// Deliveries that the lifecycle gave up on have no end of their own.
     pub(super) fn event(&mut self, event: &Event<'_>) {
-        let of_deliveries = event.attributes.consumer_tag.is_some() || event.attributes.delivery_tag.is_some();
-        if matches!(event.name, "evicted" | "fate_unknown") && event.attributes.queue.is_some() && of_deliveries {
-            self.subtract(&event.attributes, event.count.unwrap_or(1), &mut Place::default());
+        let less = event.in_flight_change();
+        if less < 0 {
+            self.subtract(&event.attributes, less.unsigned_abs(), &mut Place::default());
         }
     }
 
