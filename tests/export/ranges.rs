@@ -301,6 +301,28 @@ fn failures_have_spans_without_any_sampling_and_lead_to_their_producer() {
 }
 
 #[test]
+fn what_comes_again_at_once_is_another_poll() {
+    let mut log = Log::new(1.0);
+    log.fetch(&[(0, 9)]); // 5
+    log.read(); // 6
+    log.happens(COORDINATOR, LogOperation::MemberLeft(member())); // 7
+    log.happens(COORDINATOR, LogOperation::Assigned { member: member(), partitions: vec![partition()] }); // 8
+    log.fetch(&[(0, 9)]); // 9
+    log.read(); // 10
+    log.commit(10, 0); // 11
+    log.spans.0.finish();
+    let spans: Vec<SeenSpan> = log.spans.0.take().iter().map(seen_span).collect();
+    let [one, two] = named(&spans, "poll orders")[..] else { panic!("{:?}", names(&spans)) };
+    let [failed, done] = named(&spans, "process orders")[..] else { panic!("{:?}", names(&spans)) };
+    assert_eq!(
+        (failed.parent.as_ref(), failed.error, failed.start, failed.end),
+        (Some(&one.id), true, at(6.0), at(7.0))
+    );
+    assert_eq!((done.parent.as_ref(), done.error, done.start, done.end), (Some(&two.id), false, at(10.0), at(11.0)));
+    assert_eq!([one, two].map(|span| span.attributes["acktrail.message.delivery"].as_u64()), [Some(1), Some(2)]);
+}
+
+#[test]
 fn refused_batches_and_commits_fail_by_the_name_that_the_protocol_gives() {
     let mut log = Log::new(0.0);
     let request = log.produce(Acks::All, 0, 4); // 5

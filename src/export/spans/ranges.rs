@@ -56,7 +56,11 @@ impl Ranges {
             State::Created if line.attributes.unanswered => self.sent(line, desk),
             State::Confirmed => self.sent(line, desk),
             State::PublishFailed => self.sent_in_vain(line, desk),
-            State::Dispatched => self.handed(line, desk),
+            State::Dispatched => {
+                // What was settled before may be handed out again.
+                self.flush(desk);
+                self.handed(line, desk);
+            }
             State::Processing => self.read(line, desk),
             State::Acknowledged | State::Failed | State::Rejected => self.settles(line, desk),
             State::Retrying | State::DeadLettered => self.copied(line, desk),
@@ -249,15 +253,24 @@ impl Ranges {
         }
         let Some((place, _)) = self.places.of(&line.attributes) else { return };
         tell_producers(place, range, line.time, desk);
-        let links = match own {
+        let mut links = match own {
             Some(own) => origins_of_single(own, identity, true),
-            None => origins(place, range),
+            None => Links::default(),
         };
-        let times = place.polls(line, range).next().map(|polled| (polled.read, polled.dispatched));
+        let mut origin = own.map(context_of);
+        let mut times = None;
+        if let Some(polled) = place.polls(line, range).next() {
+            origin = origin.or(links.poll(polled));
+            times = Some((polled.read, polled.dispatched));
+        }
+        if own.is_none() {
+            place.batches(range).for_each(|known| links.batch(known));
+            origin = origin.or_else(|| only(&links));
+        }
         let start = times.map_or(line.time, |(read, dispatched)| read.unwrap_or(dispatched));
         let process = Draft {
             own,
-            origin: only(&links).or(own.map(context_of)),
+            origin,
             links,
             dispatched: times.map(|(_, dispatched)| dispatched),
             offsets: Some(range),

@@ -88,14 +88,14 @@ impl Settling {
         let important = self.matters(desk) && desk.admits(self.time, identity, sampled);
         if important && !sampled {
             tell_producers(place, self.range, self.time, desk);
+        }
+        if important || sampled {
             let untold: Vec<Polled> = place
                 .polls(&line, self.range)
                 .filter(|polled| polled.told.is_none())
                 .map(|polled| polled.clone())
                 .collect();
-            untold.iter().for_each(|polled| tell_poll(place, polled, &line, true, desk));
-        }
-        if important || sampled {
+            untold.iter().for_each(|polled| tell_poll(place, polled, &line, important, desk));
             let process = (!self.again).then(|| self.process(place, &line, identity, important, desk));
             self.settle(place, process, identity, important, desk);
         }

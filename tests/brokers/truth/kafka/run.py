@@ -20,6 +20,7 @@ import unittest
 from . import scenarios  # noqa: F401  (registers them)
 from ..agent import Agent
 from ..check import check_summary, losses
+from ..collector import Collector
 from ..places import REPOSITORY, WORK, alone
 from ..tally import Tally
 from .broker import VERSIONS, KafkaBroker
@@ -28,6 +29,7 @@ from .client import Pool
 from .consistency import contradictions
 from .ideal import prove
 from .stage import SCENARIOS, Stage
+from .telemetry import check_telemetry
 from .truth import Truth
 
 # For a scenario, on a machine of which others have taken nearly everything.
@@ -69,9 +71,11 @@ def run(version, options, tally):
     began = time.monotonic()
     with KafkaBroker(version, directory / "broker") as broker:
         print(f"Kafka {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
-        agent = None
+        agent, collector = None, None
         if not options.no_agent:
-            agent = Agent(directory, broker.port, "--port", str(broker.sasl_port)).start()
+            collector = Collector(directory)
+            exports = ("--otlp", collector.url(), "--otlp-interval", "1s", "--trace-ratio", "1")
+            agent = Agent(directory, broker.port, "--port", str(broker.sasl_port), *exports).start()
         began = time.monotonic()
         try:
             logs = perform(broker, directory, options.only, tally)
@@ -86,7 +90,8 @@ def run(version, options, tally):
         tally.check(not wrong, f"{truth.prefix}: clients and broker tell different stories, {len(wrong)} times: {wrong[:3]}")
     prove(truths, 300, tally)
     if agent:
-        judge(truths, agent.lines, agent.summary, tally)
+        checker = judge(truths, agent.lines, agent.summary, tally)
+        check_telemetry(*collector.stop(), checker, tally)
 
 
 def units(tally):
@@ -113,6 +118,7 @@ def judge(truths, lines, summary, tally):
     wrong = check_summary(summary, seen)
     tally.check(not wrong, "; ".join(wrong))
     tally.check(not losses(summary), f"lost: {losses(summary)}")
+    return checker
 
 
 def main():
