@@ -12,6 +12,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::protocol::kafka::{CopySettings, DEAD_LETTER_TOPICS, HEADER_TOPICS, RETRY_TOPICS};
+
 pub use keys::{KEYS, Key};
 pub use value::Value;
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub otlp: Otlp,
     /// Which messages get a trace.
     pub traces: Traces,
+    /// How messages in Kafka are followed.
+    pub kafka: Kafka,
     /// Bounds on memory.
     pub limits: Limits,
     /// The agent as a process.
@@ -106,6 +110,19 @@ pub struct Traces {
     pub per_second: u64,
     /// From published to settled longer than this is slow.
     pub slow: Duration,
+}
+
+/// How messages in Kafka are followed. Patterns are globs; upper and lower case are the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kafka {
+    /// Patterns for the names of dead-letter topics.
+    pub dead_letter_topics: Vec<String>,
+    /// Patterns for the names of retry topics.
+    pub retry_topics: Vec<String>,
+    /// Patterns for the names of topics where only a record's own headers make it a copy.
+    pub header_topics: Vec<String>,
+    /// Memory for what applications were sent and may publish again, in bytes.
+    pub copies_bytes: u64,
 }
 
 /// Bounds on memory. What they turn away is counted.
@@ -234,6 +251,18 @@ impl Default for Otlp {
 impl Default for Traces {
     fn default() -> Self {
         Traces { ratio: 0.01, per_second: 100, slow: Duration::from_secs(1) }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        let texts = |patterns: &[&str]| patterns.iter().map(ToString::to_string).collect();
+        Kafka {
+            dead_letter_topics: texts(DEAD_LETTER_TOPICS),
+            retry_topics: texts(RETRY_TOPICS),
+            header_topics: texts(HEADER_TOPICS),
+            copies_bytes: CopySettings::BYTES as u64,
+        }
     }
 }
 

@@ -13,17 +13,15 @@
 //!
 //! `docs/configuration.md` lists the names.
 
-mod glob;
 mod parse;
 mod subject;
 
 use std::fmt;
 use std::time::Duration;
 
+use crate::glob::Glob;
 use crate::lifecycle::transition::{Event, State, Transition};
 use crate::units::{show_duration, show_size};
-
-use glob::Glob;
 use subject::Subject;
 
 /// A filter, ready to be asked.

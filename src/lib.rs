@@ -18,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod export;
 pub mod filter;
+pub mod glob;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 pub mod lifecycle;

@@ -8,6 +8,7 @@ use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
 use crate::lifecycle::withheld::Withheld;
 use crate::lifecycle::{self, Lag, Lifecycles, MessageLimits};
+use crate::protocol::kafka::CopySettings;
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{self, Sessions, Trouble};
 use crate::stream::{self, ConnectionId, Event, Flow, HoleCause, Position, Streams};
@@ -151,6 +152,11 @@ impl Pipeline {
         self.streams.expect_every_packet();
     }
 
+    /// How copies of messages in logs are recognised: to be said before the first record.
+    pub fn set_copies(&mut self, settings: CopySettings) {
+        self.sessions.set_copies(settings);
+    }
+
     /// Keeps the places of logins from now on: for whoever keeps records, before the first.
     pub fn keep_secrets(&mut self) {
         self.secrets = Some(Vec::new());
@@ -275,6 +281,7 @@ impl Pipeline {
             loss("lifecycle", "evicted_batches", logs.evicted_batches, "batch"),
             loss("lifecycle", "unmatched_answers", logs.unmatched_answers, "answer"),
             loss("lifecycle", "refused_partitions", logs.refused_partitions, "partition"),
+            loss("lifecycle", "unmatched_copies", logs.unmatched_copies, "record"),
             loss("lifecycle", "evicted", evicted_messages, "message"),
             loss("lifecycle", "fate_unknown", unknown_fates, "delivery"),
             loss("lifecycle", "lost_deliveries", lost_deliveries, "delivery"),

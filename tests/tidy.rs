@@ -40,9 +40,9 @@ fn code(path: &Path) -> String {
 const STAGES: &[(&str, &[&str])] = &[
     ("capture", &["names", "time"]),
     ("stream", &["capture", "time"]),
-    ("protocol", &["capture", "stream", "names", "time"]),
+    ("protocol", &["capture", "stream", "glob", "names", "time"]),
     ("lifecycle", &["capture", "stream", "protocol", "names", "time"]),
-    ("filter", &["lifecycle", "capture", "protocol", "names", "time", "units", "suggest"]),
+    ("filter", &["lifecycle", "glob", "capture", "protocol", "names", "time", "units", "suggest"]),
     ("export", &["lifecycle", "capture", "protocol", "names", "time"]),
     ("kernel", &["capture", "time"]),
 ];

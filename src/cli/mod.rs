@@ -28,8 +28,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use args::{Command, Invocation, UsageError};
 
-use crate::config::{Config, LogLevel};
-use crate::pipeline::Limits;
+use crate::config::{Config, Kafka, LogLevel};
+use crate::glob::Glob;
+use crate::pipeline::{Limits, Pipeline};
+use crate::protocol::kafka::CopySettings;
 
 /// Exit status of wrong usage and wrong configuration.
 pub const WRONG_USAGE: u8 = 2;
@@ -122,4 +124,18 @@ fn limits(config: &Config) -> Limits {
     limits.stream.waiting_bytes = size(config.limits.stream_bytes);
     limits.stream.waiting_bytes_per_connection = size(config.limits.connection_bytes);
     limits
+}
+
+/// The stages, as they are configured.
+fn pipeline(config: &Config) -> Pipeline {
+    let mut pipeline = Pipeline::new(limits(config));
+    let Kafka { dead_letter_topics, retry_topics, header_topics, copies_bytes } = &config.kafka;
+    let globs = |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect();
+    pipeline.set_copies(CopySettings {
+        dead_letter_topics: globs(dead_letter_topics),
+        retry_topics: globs(retry_topics),
+        header_topics: globs(header_topics),
+        bytes: usize::try_from(*copies_bytes).unwrap_or(usize::MAX),
+    });
+    pipeline
 }

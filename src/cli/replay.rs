@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::args::Invocation;
 use super::outputs::{Outputs, Pace};
 use super::view::View;
-use super::{Failure, limits, say, terminal};
+use super::{Failure, pipeline, say, terminal};
 use crate::capture::source::Source;
 use crate::capture::{Record, pcap};
 use crate::export::summary::Loss;
@@ -27,7 +27,7 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
     if let Some(filter) = config.replay.trace.clone().filter(|_| !quiet) {
         outputs.show(View::stdout(&filter, false, config)?);
     }
-    let mut pipeline = Pipeline::new(limits(config));
+    let mut pipeline = pipeline(config);
     if source.tally().is_some() {
         pipeline.expect_every_packet();
     }

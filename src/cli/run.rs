@@ -8,7 +8,7 @@ use super::args::Invocation;
 use super::outputs::{Outputs, Pace};
 use super::ready::Ready;
 use super::signals::Signals;
-use super::{Failure, limits, note, say, set_level, terminal};
+use super::{Failure, note, pipeline, say, set_level, terminal};
 use crate::capture::Record;
 use crate::config::{Config, LogLevel};
 use crate::export::summary::Loss;
@@ -78,7 +78,7 @@ impl Agent {
     /// If the capture cannot work here; the message says what to do.
     pub fn attach(config: &Config) -> Result<Agent, Failure> {
         let capture = attach(config)?;
-        let mut pipeline = Pipeline::new(limits(config));
+        let mut pipeline = pipeline(config);
         if is_sampled(config) {
             pipeline.unseen();
         }

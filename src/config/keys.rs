@@ -239,6 +239,47 @@ pub const KEYS: &[Key] = &[
         set: |config, value| put(&mut config.traces.slow, value.duration(SECOND / 1000, DAY)),
     },
     Key {
+        name: "kafka.dead_letter_topics",
+        option: None,
+        allowed: "a list of patterns: `*` stands for any characters, `?` for one, `\\` for the next as it is",
+        help: "Topics that take dead letters, by their names; upper and lower case are the same. What a consumer \
+               publishes into one is the dead letter of a record that it was sent, if its headers say so or it is alike: same \
+               key and value, or same key and trace.",
+        reload: false,
+        get: |config| Some(list(&config.kafka.dead_letter_topics.iter().map(|text| quote(text)).collect::<Vec<_>>())),
+        set: |config, value| put(&mut config.kafka.dead_letter_topics, patterns(value)),
+    },
+    Key {
+        name: "kafka.retry_topics",
+        option: None,
+        allowed: "a list of patterns: `*` stands for any characters, `?` for one, `\\` for the next as it is",
+        help: "Topics that take what is to be tried again, in the same way. One that matches `dead_letter_topics` as well is \
+               a dead-letter topic.",
+        reload: false,
+        get: |config| Some(list(&config.kafka.retry_topics.iter().map(|text| quote(text)).collect::<Vec<_>>())),
+        set: |config, value| put(&mut config.kafka.retry_topics, patterns(value)),
+    },
+    Key {
+        name: "kafka.header_topics",
+        option: None,
+        allowed: "a list of patterns: `*` stands for any characters, `?` for one, `\\` for the next as it is",
+        help: "Further topics in which a record is a dead letter only if its headers name the original. Records of all other \
+               topics are not looked into.",
+        reload: false,
+        get: |config| Some(list(&config.kafka.header_topics.iter().map(|text| quote(text)).collect::<Vec<_>>())),
+        set: |config, value| put(&mut config.kafka.header_topics, patterns(value)),
+    },
+    Key {
+        name: "kafka.copies_memory",
+        option: None,
+        allowed: "a size, 0 to 1GiB",
+        help: "Memory for what consumers were sent lately, to recognise it when they publish it again without headers that say \
+               so. The oldest gives way; a record of a retry or dead-letter topic whose original may have been there is counted.",
+        reload: false,
+        get: |config| Some(quote(&show_size(config.kafka.copies_bytes))),
+        set: |config, value| put(&mut config.kafka.copies_bytes, value.size(0, GIB)),
+    },
+    Key {
         name: "limits.messages",
         option: None,
         allowed: "a number, 1000 to 100000000",
@@ -411,6 +452,14 @@ fn filter(value: &Value) -> Result<String, String> {
 }
 
 /// The kernel's `sun_path` holds 108 bytes, the last of them a zero (unix(7)).
+/// Patterns for names, none of them empty.
+fn patterns(value: &Value) -> Result<Vec<String>, String> {
+    value.list(|item| match item.text()? {
+        "" => Err("an empty pattern matches nothing".to_owned()),
+        text => Ok(text.to_owned()),
+    })
+}
+
 fn socket_path(value: &Value) -> Result<PathBuf, String> {
     let path = value.path()?;
     if path.as_os_str().len() > 107 { Err("the path is too long for a socket".to_owned()) } else { Ok(path) }

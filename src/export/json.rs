@@ -159,6 +159,9 @@ fn attributes(attributes: &Attributes<'_>, state: Option<State>, out: &mut Vec<u
     object.text(&attribute::SETTLEMENT, attributes.settlement.map(|settlement| settlement.name()));
     object.text(&attribute::DEAD_LETTER_SOURCE, attributes.dead_letter_source.map(|name| &**name));
     object.text(&attribute::DEAD_LETTER_DESTINATION, attributes.dead_letter_destination.map(|name| &**name));
+    object.signed_text(&attribute::DEAD_LETTER_PARTITION, attributes.dead_letter_partition);
+    let offset = attributes.dead_letter_offset.and_then(|offset| u64::try_from(offset).ok());
+    object.number(&attribute::DEAD_LETTER_OFFSET, offset);
     object.error_type(attributes.error_code);
     object.text(&attribute::ERROR_TEXT, attributes.error_text.map(|name| &**name));
     object.address(&attribute::SERVER_ADDRESS, &attribute::SERVER_PORT, attributes.server);

@@ -86,6 +86,8 @@ attributes! {
     REDELIVERED = "acktrail.message.redelivered" Bool "ls";
     DEAD_LETTER_SOURCE = "acktrail.dead_letter.source" Text "lsm";
     DEAD_LETTER_DESTINATION = "acktrail.dead_letter.destination" Text "lsm";
+    DEAD_LETTER_PARTITION = "acktrail.dead_letter.partition.id" Text "l";
+    DEAD_LETTER_OFFSET = "acktrail.dead_letter.offset" Int "l";
     ERROR_TYPE = "error.type" Text "lsm";
     ERROR_TEXT = "acktrail.error.text" Text "ls";
     SERVER_ADDRESS = "server.address" Text "lsm";

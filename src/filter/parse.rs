@@ -4,8 +4,8 @@ use crate::lifecycle::transition::{Evidence, Reason, Settlement, State};
 use crate::suggest;
 use crate::units::{parse_duration, parse_size};
 
-use super::glob::Glob;
 use super::{Comparison, Expression, Field, Filter, FilterError, KEYS, Key, Kind, Term, Test};
+use crate::glob::Glob;
 
 /// Reads the whole text; `None` where it is empty.
 pub(super) fn parse(text: &str) -> Result<Option<Expression>, FilterError> {

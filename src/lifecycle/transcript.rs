@@ -453,6 +453,12 @@ impl Observer for Lines {
         if let Some(to) = line.attributes.dead_letter_destination {
             let _ = write!(self.text, " to={to}");
         }
+        if let Some(partition) = line.attributes.dead_letter_partition {
+            let _ = write!(self.text, "/{partition}");
+        }
+        if let Some(offset) = line.attributes.dead_letter_offset {
+            let _ = write!(self.text, ":{offset}");
+        }
         if let Some(settlement) = line.attributes.settlement {
             let _ = write!(self.text, " {}", settlement.name());
         }

@@ -329,9 +329,13 @@ pub struct Attributes<'a> {
     pub dead_letter_source: Option<&'a Name>,
     /// The queue that took it, or `exchange:routing key` where the queue is not known.
     pub dead_letter_destination: Option<&'a Name>,
+    /// The partition of a log that took its copy.
+    pub dead_letter_partition: Option<i32>,
+    /// The copy's offset there.
+    pub dead_letter_offset: Option<i64>,
     /// error.type: the broker's code.
     pub error_code: Option<i32>,
-    /// The broker's text.
+    /// The broker's text, or the class of the exception that a copy's headers name.
     pub error_text: Option<&'a Name>,
     /// The broker's end.
     pub server: Option<&'a SocketAddr>,

@@ -207,6 +207,8 @@ impl Kept {
             stream_offset,
             dead_letter_source,
             dead_letter_destination,
+            dead_letter_partition,
+            dead_letter_offset,
             error_code,
             error_text,
             server,
@@ -228,6 +230,8 @@ impl Kept {
             redelivered,
             settlement,
             stream_offset,
+            dead_letter_partition,
+            dead_letter_offset,
             error_code,
             ..Attributes::default()
         };
@@ -421,6 +425,8 @@ mod tests {
                 stream_offset: Some(12),
                 dead_letter_source: Some(&name[8]),
                 dead_letter_destination: Some(&name[9]),
+                dead_letter_partition: Some(16),
+                dead_letter_offset: Some(17),
                 error_code: Some(406),
                 error_text: Some(&name[10]),
                 server: Some(&server),

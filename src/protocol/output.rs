@@ -1,6 +1,6 @@
 //! Where a session's operations go, and what it may take of the budget meanwhile.
 
-use super::kafka::TopicNames;
+use super::kafka::{Originals, TopicNames};
 use super::sessions::{MethodCounts, Secrets};
 use crate::names::{Name, Names};
 use crate::protocol::Trouble;
@@ -14,6 +14,8 @@ pub(in crate::protocol) struct Output<'a> {
     pub names: &'a mut Names,
     /// Names of topics whose ids are known, of all connections.
     pub topics: &'a mut TopicNames,
+    /// What applications were sent, of all connections.
+    pub originals: &'a mut Originals,
     pub connection: ConnectionId,
     /// When the bytes at hand passed.
     pub time: Timestamp,

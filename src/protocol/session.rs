@@ -26,10 +26,13 @@ impl Session {
     }
 
     /// What is known of the connection has changed.
-    pub fn facts(&mut self, facts: &Facts) {
-        if let Spoken::Amqp(session) = &mut self.spoken {
-            session.facts(facts);
-            self.facts = Some(facts.clone());
+    pub fn facts(&mut self, facts: &Facts, out: &mut Output<'_>) {
+        match &mut self.spoken {
+            Spoken::Amqp(session) => {
+                session.facts(facts);
+                self.facts = Some(facts.clone());
+            }
+            Spoken::Kafka(session) => session.facts(facts, out),
         }
     }
 
@@ -124,8 +127,7 @@ impl Session {
         let is_server = self.facts.as_ref().is_some_and(|facts| facts.roles_known && flow == Flow::Backward);
         if !is_server && kafka::is_request(bytes) {
             session.forget_searches(out.connection, ledger);
-            let session = kafka::Session::new(flow, self.facts.as_ref());
-            session.begin(out);
+            let session = kafka::Session::new(flow, self.facts.as_ref(), out);
             self.spoken = Spoken::Kafka(Box::new(session));
         }
     }

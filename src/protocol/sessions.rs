@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::Trouble;
 use super::amqp::LONGEST_DOUBT;
-use super::kafka::TopicNames;
+use super::kafka::{CopySettings, Originals, TopicNames};
 use super::operation::{Observed, Operation};
 use super::output::{Ledger, Output};
 use super::session::Session;
@@ -43,6 +43,7 @@ pub struct Sessions {
     sessions: HashMap<ConnectionId, Entry>,
     names: Names,
     topics: TopicNames,
+    originals: Originals,
     secrets: Secrets,
     /// Sessions with bytes that wait for a decision, and since when; only while secrets are kept.
     undecided: BTreeSet<(Timestamp, ConnectionId)>,
@@ -72,6 +73,7 @@ impl Sessions {
             sessions: HashMap::new(),
             names: Names::default(),
             topics: TopicNames::default(),
+            originals: Originals::default(),
             secrets: Secrets::default(),
             undecided: BTreeSet::new(),
             counts: None,
@@ -80,6 +82,11 @@ impl Sessions {
             now: Timestamp::default(),
             evicted: 0,
         }
+    }
+
+    /// How copies of messages are recognised. To be said before the first event: what is known is forgotten.
+    pub fn set_copies(&mut self, settings: CopySettings) {
+        self.originals = Originals::new(settings);
     }
 
     /// Keeps the positions of secrets from now on ([`Sessions::secrets`]).
@@ -107,7 +114,7 @@ impl Sessions {
                     self.insert(connection, Session::new(Some(facts)), out);
                 }
                 // What else there is to know comes to those who hear the event itself.
-                self.with(connection, self.now, out, |session, _, _| session.facts(facts));
+                self.with(connection, self.now, out, |session, out, _| session.facts(facts, out));
             }
             Event::Data { connection, flow, position, time, bytes, packet_start } => {
                 let act = move |session: &mut Session, out: &mut Output<'_>, ledger: &mut Ledger<'_>| {
@@ -175,6 +182,11 @@ impl Sessions {
         self.cost
     }
 
+    /// Memory in bytes for what applications were sent and may publish again.
+    pub fn originals_cost(&self) -> usize {
+        self.originals.cost()
+    }
+
     /// How many connections are followed.
     pub fn len(&self) -> usize {
         self.sessions.len()
@@ -203,8 +215,15 @@ impl Sessions {
         entry.used = self.clock;
         let own = self.limits.bytes_per_connection.saturating_sub(entry.cost);
         let room = own.min(self.limits.bytes.saturating_sub(self.cost));
-        let mut output =
-            Output { operations: out, names: &mut self.names, topics: &mut self.topics, connection, time, room };
+        let mut output = Output {
+            operations: out,
+            names: &mut self.names,
+            topics: &mut self.topics,
+            originals: &mut self.originals,
+            connection,
+            time,
+            room,
+        };
         let mut ledger = Ledger { secrets: &mut self.secrets, counts: self.counts.as_mut() };
         act(&mut entry.session, &mut output, &mut ledger);
         let cost = entry.session.cost();

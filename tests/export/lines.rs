@@ -81,6 +81,8 @@ fn a_line_with_everything() {
         offsets: None,
         group: None,
         lag: None,
+        dead_letter_partition: None,
+        dead_letter_offset: None,
     };
     assert_eq!(
         line(&rejected),
@@ -127,6 +129,25 @@ fn a_line_of_a_log() {
          \"messaging.destination.partition.id\":\"3\",\"messaging.kafka.offset\":40,\"acktrail.kafka.offset.last\":49,\
          \"error.type\":\"-1\"}}\n"
     );
+}
+
+#[test]
+fn a_dead_letter_of_a_log() {
+    let (topic, dead): (Name, Name) = ("orders".into(), "orders-dlt".into());
+    let mut copied = transition(State::DeadLettered, 1);
+    copied.attributes = Attributes {
+        system: "kafka",
+        topic: Some(&topic),
+        partition: Some(3),
+        offsets: Some((40, 40)),
+        dead_letter_source: Some(&topic),
+        dead_letter_destination: Some(&dead),
+        dead_letter_partition: Some(0),
+        dead_letter_offset: Some(7),
+        ..Attributes::default()
+    };
+    let place = "\"acktrail.dead_letter.partition.id\":\"0\",\"acktrail.dead_letter.offset\":7";
+    assert!(line(&copied).contains(place), "{}", line(&copied));
 }
 
 #[test]

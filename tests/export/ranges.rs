@@ -10,7 +10,7 @@ use acktrail::export::spans::{Sampling, Spans};
 use acktrail::lifecycle::transition::{Event, Observer, Transition};
 use acktrail::lifecycle::{KAFKA, Lifecycles, MessageLimits};
 use acktrail::protocol::operation::log::{
-    Acks, Batch, CopyFate, LogOperation, Member, Partition, RequestId, Topic, Verdict,
+    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Topic, Verdict,
 };
 use acktrail::protocol::operation::{Observed, Operation, SessionFacts};
 use acktrail::stream::{ConnectionId, End, Facts, Flow};
@@ -112,7 +112,8 @@ impl Log {
         self.request += 1;
         let request = RequestId(self.request);
         let sent = Batch { first: 0, last: last - first, ..batch(first, last) };
-        self.happens(PRODUCER, LogOperation::Produced { request, partition: partition(), batch: sent, acks });
+        let copies = Vec::new();
+        self.happens(PRODUCER, LogOperation::Produced { request, partition: partition(), batch: sent, acks, copies });
         request
     }
 
@@ -357,10 +358,15 @@ fn a_dead_letter_is_work_that_failed_and_a_message_sent_on() {
         log.produced(0, 9); // 5, 6
         log.fetch(&[(0, 9)]); // 7
         log.read(); // 8
-        let copy = Partition { topic: Topic::Name("orders-dlt".into()), number: 0 };
-        let cause = Some("java.lang.IllegalStateException".into());
-        let copied =
-            LogOperation::Copied { copy, origin: partition(), offset: 4, group: Some("billing".into()), fate, cause };
+        let (group, cause) = (Some("billing".into()), Some("java.lang.IllegalStateException".into()));
+        let original = Original::Named { partition: partition(), offset: 4, group, presumed: false, cause };
+        let copied = LogOperation::Produced {
+            request: RequestId(9),
+            partition: Partition { topic: Topic::Name("orders-dlt".into()), number: 0 },
+            batch: batch(0, 0),
+            acks: Acks::None,
+            copies: vec![Copy { place: 0, fate, original }],
+        };
         log.happens(CONSUMER, copied); // 9
         log.commit(10, 0);
         let spans = log.spans();

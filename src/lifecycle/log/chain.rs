@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::message::Moment;
 use super::super::party::Party;
@@ -74,6 +75,16 @@ struct Before {
     delivery: u32,
     first_failed: Moment,
     refetched: bool,
+    /// Who had them.
+    holder: Rc<Party>,
+}
+
+impl Before {
+    /// What somebody has, as it is now.
+    fn of(piece: &Piece) -> Before {
+        let Piece { first, last, state, delivery, first_failed, ref holder, .. } = *piece;
+        Before { first, last, state, delivery, first_failed, refetched: false, holder: holder.clone() }
+    }
 }
 
 /// Messages of a range that is handed out now, as far as they have the same past.
@@ -98,6 +109,10 @@ pub(super) struct Done {
     pub last: i64,
     pub count: u64,
     pub delivery: u32,
+    /// Who had them.
+    pub holder: Rc<Party>,
+    /// When that was committed, or the last of it.
+    time: Timestamp,
 }
 
 /// A message that was copied to another topic.
@@ -107,6 +122,21 @@ struct Copied {
     state: State,
     delivery: Option<u32>,
     first_failed: Moment,
+}
+
+/// How well a message fits a copy that does not say where it comes from, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// It is in the copier's hands.
+    Held,
+    /// The copier had it, and its delivery failed.
+    Failed,
+    /// The copier had it and has committed it, not long ago.
+    Done,
+    /// It is being retried.
+    Retrying,
+    /// It is dead already.
+    DeadLettered,
 }
 
 /// What a message was before it was copied.
@@ -145,6 +175,9 @@ impl Chain {
     const DONE: usize = 64;
     /// Copied messages that are remembered, should they be copied again.
     const COPIED: usize = 4096;
+    /// For so long after a commit what it covers may still be copied: an application must be back for more by then, or others
+    /// get what it has (`max.poll.interval.ms`, its default).
+    const COPIED_LATE: Duration = Duration::from_secs(300);
 
     /// Whether an application has, or had last, what is at an offset.
     pub fn is_known_to(&self, party: &Party, offset: i64) -> bool {
@@ -158,37 +191,85 @@ impl Chain {
         self.done.iter().any(|done| (done.first..=done.last).contains(&offset))
     }
 
+    /// Whether a message that was sent over a connection may be what was copied now.
+    pub fn standing(&self, offset: i64, connection: ConnectionId, now: Timestamp) -> Option<Standing> {
+        let had = |holder: &Party| holder.connection == connection;
+        if let Some(copied) = self.copied.iter().find(|copied| copied.offset == offset) {
+            let is_retried = copied.state == State::Retrying;
+            return Some(if is_retried { Standing::Retrying } else { Standing::DeadLettered });
+        }
+        let at = self.open.partition_point(|piece| piece.last < offset);
+        if self.open.get(at).is_some_and(|piece| piece.first <= offset && had(&piece.holder)) {
+            return Some(Standing::Held);
+        }
+        if self.before.iter().any(|before| (before.first..=before.last).contains(&offset) && had(&before.holder)) {
+            return Some(Standing::Failed);
+        }
+        let is_done = |done: &Done| {
+            (done.first..=done.last).contains(&offset) && had(&done.holder) && now.since(done.time) <= Self::COPIED_LATE
+        };
+        self.done.iter().any(is_done).then_some(Standing::Done)
+    }
+
     /// A message was copied elsewhere: it is in nobody's hands any more. What it was before; `None`: it was copied before, with
     /// no fate that it does not have yet.
     pub fn take_copied(&mut self, offset: i64, state: State) -> Option<Past> {
-        let piece = self.take(offset, offset).pop();
         let again = self.copied.iter_mut().find(|copied| copied.offset == offset);
-        let past = match (piece, again) {
-            (_, Some(again)) if again.state == State::DeadLettered => return None,
-            (_, Some(again)) => {
-                let past =
-                    Past { state: Some(again.state), delivery: again.delivery, first_failed: again.first_failed };
-                again.state = state;
-                return Some(past);
+        if let Some(again) = again {
+            if again.state == State::DeadLettered {
+                return None;
             }
-            (Some(piece), None) => {
+            let past = Past { state: Some(again.state), delivery: again.delivery, first_failed: again.first_failed };
+            again.state = state;
+            return Some(past);
+        }
+        let past = match self.take(offset, offset).pop() {
+            Some(piece) => {
+                // Nobody may have committed it when the partition changes hands: then it comes again.
+                self.comes_again(Before { state, ..Before::of(&piece) });
                 Past { state: Some(piece.state), delivery: Some(piece.delivery), first_failed: piece.first_failed }
             }
-            (None, None) => {
-                let done = self.done.iter().find(|done| (done.first..=done.last).contains(&offset));
-                Past {
-                    state: done.map(|_| State::Acknowledged),
-                    delivery: done.map(|done| done.delivery),
-                    first_failed: Moment::default(),
-                }
-            }
+            None => self.past_copied(offset, state),
         };
+        self.note_copied(Copied { offset, state, delivery: past.delivery, first_failed: past.first_failed });
+        Some(past)
+    }
+
+    /// What a message was that is in nobody's hands when it is copied.
+    fn past_copied(&mut self, offset: i64, state: State) -> Past {
+        let failed = self.before.iter().position(|before| (before.first..=before.last).contains(&offset));
+        if let Some(before) = failed.and_then(|at| self.before.remove(at)) {
+            let part = |first, last, state| Before { first, last, state, ..before.clone() };
+            let parts = [
+                part(before.first, offset - 1, before.state),
+                part(offset, offset, state),
+                part(offset + 1, before.last, before.state),
+            ];
+            parts.into_iter().filter(|part| part.first <= part.last).for_each(|part| self.comes_again(part));
+            let Before { state, delivery, first_failed, .. } = before;
+            return Past { state: Some(state), delivery: Some(delivery), first_failed };
+        }
+        let done = self.done.iter().find(|done| (done.first..=done.last).contains(&offset));
+        Past {
+            state: done.map(|_| State::Acknowledged),
+            delivery: done.map(|done| done.delivery),
+            first_failed: Moment::default(),
+        }
+    }
+
+    /// A message that is itself a copy was copied again: what becomes of it is told of the first original.
+    pub fn passed_on(&mut self, offset: i64, state: State) {
+        match self.copied.iter_mut().find(|copied| copied.offset == offset) {
+            Some(again) => again.state = state,
+            None => self.note_copied(Copied { offset, state, delivery: None, first_failed: Moment::default() }),
+        }
+    }
+
+    fn note_copied(&mut self, copied: Copied) {
         if self.copied.len() >= Self::COPIED {
             self.copied.pop_front();
         }
-        let Past { delivery, first_failed, .. } = past;
-        self.copied.push_back(Copied { offset, state, delivery, first_failed });
-        Some(past)
+        self.copied.push_back(copied);
     }
 
     /// Whether somebody has something of it on another connection.
@@ -213,12 +294,20 @@ impl Chain {
     pub fn deliveries(&mut self, first: i64, last: i64) -> Vec<Delivery> {
         // What was committed before it was seen, or is not remembered any more, was handed out at least once.
         let done = self.committed.is_some_and(|committed| first < committed);
+        if self.reached.is_some_and(|reached| first < reached) {
+            // Who is handed it again may copy it again.
+            let is_retried =
+                |copied: &Copied| copied.state == State::Retrying && (first..=last).contains(&copied.offset);
+            self.copied.retain(|copied| !is_retried(copied));
+        }
         let (number, previous) = if done { (2, Some(State::Acknowledged)) } else { (1, None) };
         let first_failed = Moment::default();
         let new = |first, last| Delivery { first, last, previous, number, first_failed, refetched: done };
         let mut found = Vec::new();
         let mut next = first;
-        for before in std::mem::take(&mut self.before) {
+        let behind = self.before.back().is_none_or(|before| before.last < first);
+        let known = if behind { VecDeque::new() } else { std::mem::take(&mut self.before) };
+        for before in known {
             let (from, to) = (before.first.max(first), before.last.min(last));
             if from > to {
                 self.before.push_back(before);
@@ -290,31 +379,31 @@ impl Chain {
     /// These will come again.
     pub fn failed(&mut self, piece: &Piece, time: Timestamp) {
         let first_failed = piece.first_failed.get().unwrap_or(time).into();
-        let (first, last, delivery, state) = (piece.first, piece.last, piece.delivery, State::Failed);
-        self.comes_again(Before { first, last, state, delivery, first_failed, refetched: false });
+        self.comes_again(Before { state: State::Failed, first_failed, ..Before::of(piece) });
     }
 
     /// These are sent once more to those who have them.
     pub fn sent_again(&mut self, piece: &Piece) {
-        let Piece { first, last, state, delivery, first_failed, .. } = *piece;
-        self.comes_again(Before { first, last, state, delivery, first_failed, refetched: true });
+        self.comes_again(Before { refetched: true, ..Before::of(piece) });
     }
 
     /// These are committed.
-    pub fn done(&mut self, piece: &Piece) {
-        let Piece { first, last, count, delivery, .. } = *piece;
+    pub fn done(&mut self, piece: &Piece, time: Timestamp) {
+        let Piece { first, last, count, delivery, ref holder, .. } = *piece;
         if let Some(before) = self.done.back_mut()
             && before.last + 1 == first
             && before.delivery == delivery
+            && Rc::ptr_eq(&before.holder, holder)
         {
             before.last = last;
             before.count += count;
+            before.time = time;
             return;
         }
         if self.done.len() >= Self::DONE {
             self.done.pop_front();
         }
-        self.done.push_back(Done { first, last, count, delivery });
+        self.done.push_back(Done { first, last, count, delivery, holder: holder.clone(), time });
     }
 
     /// The group has passed an offset: what failed before it does not come again.
@@ -335,12 +424,12 @@ impl Chain {
             let first = done.first.max(offset);
             let before = if first > done.first { share(done.count, done.first, done.last, first) } else { 0 };
             if before > 0 {
-                self.done.push_back(Done { last: first - 1, count: before, ..done });
+                self.done.push_back(Done { last: first - 1, count: before, ..done.clone() });
             }
-            let Done { last, count, delivery, .. } = done;
-            again.push(Done { first, last, count: count - before, delivery });
-            let (state, first_failed) = (State::Failed, time.into());
-            self.comes_again(Before { first, last, state, delivery, first_failed, refetched: false });
+            let Done { last, count, delivery, ref holder, .. } = done;
+            let (state, first_failed, holder) = (State::Failed, time.into(), holder.clone());
+            self.comes_again(Before { first, last, state, delivery, first_failed, refetched: false, holder });
+            again.push(Done { first, count: count - before, ..done });
         }
         self.committed = Some(offset);
         again
@@ -437,7 +526,7 @@ mod tests {
         let mut chain = Chain::default();
         chain.put(piece(0, 9, &holder));
         for piece in chain.take_before(8) {
-            chain.done(&piece);
+            chain.done(&piece, Timestamp(7));
         }
         chain.committed(8);
         let again = chain.gone_back(5, Timestamp(7));

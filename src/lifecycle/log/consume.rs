@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::super::emit;
 use super::super::message::Moment;
 use super::super::party::Party;
-use super::super::transition::{Evidence, Observer, Reason, State};
+use super::super::transition::{Evidence, Observer, Reason, State, Transition};
 use super::chain::{Chain, Delivery, Piece};
 use super::consumers::{Consumer, Found};
 use super::lag;
@@ -75,13 +75,8 @@ impl Logs {
             } else {
                 self.take_back(time, party, place, (&mut chain, &found), extent, observer);
                 self.dispatch(time, party, place, (&mut chain, &found), (extent, fetched.batches), observer);
-                let Extent { first, last, .. } = extent;
-                let Fetched { flow, end, .. } = *fetched;
-                if party.reads_seen {
-                    let (consumer, dispatched) = (found.consumer.clone(), time);
-                    let unread = Unread { flow, end, dispatched, place, consumer, first, last };
-                    self.unread.entry(party.connection).or_default().push_back(unread);
-                }
+                let (offsets, read) = ((extent.first, extent.last), (fetched.flow, fetched.end));
+                self.awaits_read(time, party, (place, &found.consumer), offsets, read);
             }
         }
         self.put_chain(place, found.consumer, chain);
@@ -118,39 +113,78 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let mut left = extent.count;
-        for Delivery { first, last, previous, number, first_failed, refetched } in
-            chain.deliveries(extent.first, extent.last)
-        {
+        for delivery in chain.deliveries(extent.first, extent.last) {
+            let Delivery { first, last, .. } = delivery;
             let count = if last == extent.last { left } else { left.min(last.abs_diff(first) + 1) };
             left -= count;
-            if count == 0 {
-                continue;
+            if count > 0 {
+                self.hand_out(time, party, place, (chain, found), (delivery, count, batches), observer);
             }
-            let piece = Piece {
-                first,
-                last,
-                count,
-                delivery: number,
-                state: State::Dispatched,
-                dispatched: time,
-                processing: Moment::default(),
-                first_failed,
-                assignment: found.assignment,
-                holder: party.clone(),
-            };
-            let stored = self.partitions.get(&place).and_then(|known| known.stored(first));
-            let subject = Subject { topics: &self.topics, place };
-            let mut line = subject.of_piece(&piece, &found.consumer, stored, time, State::Dispatched);
-            line.attributes.lag = self.lag(place, chain);
-            line.attributes.operation = Some(POLL);
-            line.attributes.redelivered = Some(number > 1);
-            line.attributes.batches = batches;
-            line.previous = previous;
-            line.reason = refetched.then_some(Reason::Refetched);
-            line.evidence = emit::evidence(refetched || found.guessed);
-            line.ambiguous = found.ambiguous;
-            observer.transition(&line);
-            chain.put(piece);
+        }
+    }
+
+    /// Messages with the same past come into a consumer's hands.
+    pub(super) fn hand_out(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        place: Place,
+        (chain, found): (&mut Chain, &Found),
+        (delivery, count, batches): (Delivery, u64, &[Batch]),
+        observer: &mut dyn Observer,
+    ) {
+        let Delivery { first, last, previous, number, first_failed, refetched } = delivery;
+        let piece = Piece {
+            first,
+            last,
+            count,
+            delivery: number,
+            state: State::Dispatched,
+            dispatched: time,
+            processing: Moment::default(),
+            first_failed,
+            assignment: found.assignment,
+            holder: party.clone(),
+        };
+        let mut line = self.of_piece(&piece, place, &found.consumer, time, State::Dispatched);
+        line.attributes.lag = self.lag(place, chain);
+        line.attributes.operation = Some(POLL);
+        line.attributes.redelivered = Some(number > 1);
+        line.attributes.batches = batches;
+        line.previous = previous;
+        line.reason = refetched.then_some(Reason::Refetched);
+        line.evidence = emit::evidence(refetched || found.guessed);
+        line.ambiguous = found.ambiguous;
+        observer.transition(&line);
+        chain.put(piece);
+    }
+
+    /// A line about what a consumer holds.
+    pub(super) fn of_piece<'a>(
+        &'a self,
+        piece: &'a Piece,
+        place: Place,
+        consumer: &'a Consumer,
+        time: Timestamp,
+        state: State,
+    ) -> Transition<'a> {
+        let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
+        Subject { topics: &self.topics, place }.of_piece(piece, consumer, stored, time, state)
+    }
+
+    /// What was handed out has still to be read, up to a position.
+    pub(super) fn awaits_read(
+        &mut self,
+        time: Timestamp,
+        party: &Party,
+        (place, consumer): (Place, &Consumer),
+        (first, last): (i64, i64),
+        (flow, end): (Flow, Position),
+    ) {
+        if party.reads_seen {
+            let (consumer, dispatched) = (consumer.clone(), time);
+            let unread = Unread { flow, end, dispatched, place, consumer, first, last };
+            self.unread.entry(party.connection).or_default().push_back(unread);
         }
     }
 
@@ -302,9 +336,7 @@ impl Logs {
         reason: Reason,
         observer: &mut dyn Observer,
     ) {
-        let subject = Subject { topics: &self.topics, place };
-        let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
-        let mut line = subject.of_piece(piece, consumer, stored, time, State::Failed);
+        let mut line = self.of_piece(piece, place, consumer, time, State::Failed);
         line.previous = Some(piece.state);
         line.reason = Some(reason);
         line.evidence = Evidence::Inferred;

@@ -13,7 +13,7 @@
 //! | handed to the same member again, for no reason that the wire shows | Dispatched, Processing | Dispatched, `refetched` |
 //! | handed to a group of which another member, or assignment, had it | Dispatched, Processing | Failed, Dispatched |
 //! | of an aborted transaction, for a reader of committed messages | none | Dropped |
-//! | copied to a retry topic, or a dead-letter topic | Dispatched, Processing, Acknowledged, Retrying | Retrying, DeadLettered |
+//! | copied to a retry topic, or a dead-letter topic, and the copy is in the log | Dispatched, Processing, Acknowledged, Failed, Retrying | Retrying, DeadLettered |
 //! | the application read it | Dispatched | Processing |
 //! | the partition was assigned to another member, or its member left | Dispatched, Processing | Failed |
 //! | the group committed a later offset | Dispatched, Processing | Acknowledged |
@@ -62,6 +62,9 @@ pub struct Statistics {
     pub unmatched_answers: u64,
     /// Batches and offsets of partitions that found no room.
     pub refused_partitions: u64,
+    /// Messages of retry and dead-letter topics whose originals, if they are copies, are among what is not known any more of
+    /// what their application was sent.
+    pub unmatched_copies: u64,
 }
 
 /// The state machine of messages in logs.
@@ -74,8 +77,8 @@ pub(super) struct Logs {
     consumers: Consumers,
     /// What the applications have still to read, by connection, in order.
     unread: HashMap<ConnectionId, VecDeque<Unread>>,
-    /// Commits that count when a producer's transaction does.
-    transactions: HashMap<i64, Vec<settle::Promised>>,
+    /// What counts when a producer's transaction does.
+    transactions: HashMap<i64, settle::Transaction>,
     groups: lag::Groups,
     statistics: Statistics,
 }
@@ -112,18 +115,14 @@ impl Logs {
     ) {
         match operation {
             LogOperation::TopicNamed { id, name } => self.topic_named(*id, name),
-            LogOperation::Produced { request, partition, batch, acks } => {
-                self.produced(time, party, *request, partition, (batch, *acks), observer);
-            }
-            LogOperation::Copied { copy, origin, offset, group, fate, cause } => {
-                let copied =
-                    copies::Copied { copy, offset: *offset, group: group.as_ref(), fate: *fate, cause: cause.as_ref() };
-                self.copied(time, party, origin, &copied, observer);
+            LogOperation::Produced { request, partition, batch, acks, copies } => {
+                let sending = produce::Sending { batch, acks: *acks, copies };
+                self.produced(time, party, *request, partition, &sending, observer);
             }
             LogOperation::ProduceAnswered { request, partition, offset, error } => {
                 self.produce_answered(time, party, *request, partition, (*offset, *error), observer);
             }
-            LogOperation::AnswerLost { request } => self.answer_lost(party, *request),
+            LogOperation::AnswerLost { request } => self.answer_lost(time, party, *request, observer),
             LogOperation::Fetched { partition, batches, from, aborted, flow, end } => {
                 let fetched = consume::Fetched { batches, from: *from, aborted: *aborted, flow: *flow, end: *end };
                 self.fetched(time, party, partition, &fetched, observer);

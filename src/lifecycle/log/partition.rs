@@ -9,8 +9,9 @@ use super::super::party::Party;
 use super::super::transition::State;
 use super::chain::Chain;
 use super::consumers::Consumer;
+use super::copies::Root;
 use super::lag::Ends;
-use crate::protocol::operation::log::{Acks, Batch, RequestId, Sequence};
+use crate::protocol::operation::log::{Acks, Batch, Copy, RequestId, Sequence};
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
 
@@ -27,6 +28,10 @@ pub(super) struct Produced {
     pub awaits: bool,
     pub created: Timestamp,
     pub party: Rc<Party>,
+    /// Those of its messages that are copies, until that was told.
+    pub copies: Vec<Copy>,
+    /// What of these it was told without knowing their offsets: their places in the batch, and their originals.
+    pub roots: Vec<(u64, Rc<Root>)>,
 }
 
 /// A batch whose offsets are known.
@@ -45,6 +50,8 @@ pub(super) struct Stored {
 pub(super) struct Partition {
     produced: VecDeque<Produced>,
     stored: VecDeque<Stored>,
+    /// The latest messages that are copies: their offsets and their originals.
+    copies: VecDeque<(i64, Rc<Root>)>,
     pub chains: HashMap<Consumer, Chain>,
     pub ends: Ends,
 }
@@ -56,6 +63,8 @@ impl Partition {
     const REPEATED: usize = 64;
     /// Batches whose times are remembered for those who read them.
     const STORED: usize = 256;
+    /// Copies whose originals are remembered, should they be copied again.
+    const COPIES: usize = 1024;
 
     /// Adds a batch; returns the one that made room for it.
     pub fn add(&mut self, produced: Produced) -> Option<Produced> {
@@ -105,7 +114,12 @@ impl Partition {
 
     /// Takes the batch of a request away, to be stored.
     pub fn take_of_request(&mut self, request: (ConnectionId, RequestId)) -> Option<Produced> {
-        let at = self.produced.iter().position(|produced| produced.awaits && produced.request == request)?;
+        self.take_first(|produced| produced.awaits && produced.request == request)
+    }
+
+    /// Takes the first batch away of which something is true.
+    pub fn take_first(&mut self, is_it: impl Fn(&Produced) -> bool) -> Option<Produced> {
+        let at = self.produced.iter().position(is_it)?;
         self.produced.remove(at)
     }
 
@@ -127,12 +141,28 @@ impl Partition {
         self.stored.iter().rev().find(|stored| (stored.first..=stored.last).contains(&offset))
     }
 
+    /// The message at an offset is a copy.
+    pub fn is_copy(&mut self, offset: i64, of: Rc<Root>) {
+        if self.copies.len() >= Self::COPIES {
+            self.copies.pop_front();
+        }
+        self.copies.push_back((offset, of));
+    }
+
+    /// What the message at an offset is a copy of.
+    pub fn copy_of(&self, offset: i64) -> Option<&Rc<Root>> {
+        self.copies.iter().rev().find(|(copy, _)| *copy == offset).map(|(_, root)| root)
+    }
+
     /// Takes over what was known of it under another name.
     pub fn merge(&mut self, other: Partition) {
         self.produced.extend(other.produced);
         self.ends.merge(&other.ends);
         for stored in other.stored {
             self.store(stored);
+        }
+        for (offset, root) in other.copies {
+            self.is_copy(offset, root);
         }
         for (consumer, chain) in other.chains {
             self.chains.entry(consumer).or_insert(chain);

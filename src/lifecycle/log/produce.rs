@@ -8,8 +8,15 @@ use super::Logs;
 use super::lines::Subject;
 use super::partition::{Produced, Repeated, Stored};
 use super::topics::{Place, Topics};
-use crate::protocol::operation::log::{self, Acks, Batch, RequestId};
+use crate::protocol::operation::log::{self, Acks, Batch, Copy, RequestId};
 use crate::time::Timestamp;
+
+/// A batch that a producer sends.
+pub(super) struct Sending<'a> {
+    pub batch: &'a Batch,
+    pub acks: Acks,
+    pub copies: &'a [Copy],
+}
 
 /// The broker has the batch already (org.apache.kafka.common.protocol.Errors, DUPLICATE_SEQUENCE_NUMBER).
 const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
@@ -21,9 +28,10 @@ impl Logs {
         party: &Rc<Party>,
         request: RequestId,
         partition: &log::Partition,
-        (batch, acks): (&Batch, Acks),
+        sending: &Sending<'_>,
         observer: &mut dyn Observer,
     ) {
+        let Sending { batch, acks, copies } = *sending;
         let Some((place, known)) = self.partition(partition) else { return };
         let request = (party.connection, request);
         match known.repeated(batch, party) {
@@ -35,7 +43,7 @@ impl Logs {
             }
             Repeated::No => {}
         }
-        let produced = Produced {
+        let mut produced = Produced {
             request,
             batch: batch.clone(),
             acks,
@@ -43,6 +51,8 @@ impl Logs {
             awaits: acks != Acks::None,
             created: time,
             party: party.clone(),
+            copies: copies.to_vec(),
+            roots: Vec::new(),
         };
         let subject = Subject { topics: &self.topics, place };
         let mut line = subject.of_produced(&produced, time, State::Created);
@@ -51,6 +61,9 @@ impl Logs {
         line.attributes.batches = std::slice::from_ref(&produced.batch);
         line.attributes.unanswered = acks == Acks::None;
         observer.transition(&line);
+        if acks == Acks::None {
+            self.copies_stored(time, &mut produced, (place, None, false), observer);
+        }
         // Nobody answers for it, so that it may stay here until somebody reads it, or for ever.
         let evicted = self.partitions.get_mut(&place).and_then(|known| known.add(produced));
         self.statistics.evicted_batches += u64::from(evicted.is_some_and(|evicted| evicted.acks != Acks::None));
@@ -96,17 +109,37 @@ impl Logs {
         observer.transition(&line);
         if let Some((first, last)) = offset.zip(last) {
             known.ends.at_least(last.saturating_add(1), time);
-            let Produced { batch, created, party, .. } = produced;
-            known.store(Stored { first, last, sequence: batch.sequence, created, confirmed: Some(time), party });
+            let Produced { ref batch, created, ref party, .. } = produced;
+            let (sequence, party) = (batch.sequence, party.clone());
+            known.store(Stored { first, last, sequence, created, confirmed: Some(time), party });
         }
+        self.copies_stored(time, &mut produced, (place, offset, false), observer);
     }
 
     /// Nobody will know what the broker said: what becomes of the messages, their readers tell.
-    pub(super) fn answer_lost(&mut self, party: &Rc<Party>, request: RequestId) {
-        for partition in self.partitions.values_mut() {
+    pub(super) fn answer_lost(
+        &mut self,
+        time: Timestamp,
+        party: &Rc<Party>,
+        request: RequestId,
+        observer: &mut dyn Observer,
+    ) {
+        let mut copied = Vec::new();
+        for (place, partition) in &mut self.partitions {
             for produced in partition.awaiting(party.connection).filter(|produced| produced.request.1 == request) {
                 produced.awaits = false;
+                if !produced.copies.is_empty() {
+                    copied.push(*place);
+                }
             }
+        }
+        // It was sent, and there is no word of a failure.
+        for place in copied {
+            let sent = |produced: &Produced| produced.request == (party.connection, request);
+            let taken = self.partitions.get_mut(&place).and_then(|known| known.take_first(sent));
+            let Some(mut produced) = taken else { continue };
+            self.copies_stored(time, &mut produced, (place, None, true), observer);
+            self.partitions.get_mut(&place).map(|known| known.add(produced));
         }
     }
 
@@ -125,7 +158,7 @@ impl Logs {
     pub(super) fn found_in_log(&mut self, time: Timestamp, place: Place, batch: &Batch, observer: &mut dyn Observer) {
         let Logs { partitions, topics, .. } = self;
         let Some(known) = partitions.get_mut(&place) else { return };
-        let Some(produced) = known.take_stored(batch) else { return };
+        let Some(mut produced) = known.take_stored(batch) else { return };
         if produced.state == State::PublishFailed {
             let mut line = Subject { topics, place }.of_produced(&produced, time, State::Confirmed);
             line.corrects = Some(State::PublishFailed);
@@ -134,9 +167,10 @@ impl Logs {
             line.attributes.batches = std::slice::from_ref(batch);
             observer.transition(&line);
         }
-        let Produced { created, party, .. } = produced;
-        let sequence = batch.sequence;
-        known.store(Stored { first: batch.first, last: batch.last, sequence, created, confirmed: None, party });
+        let Produced { created, ref party, .. } = produced;
+        let (first, last, sequence, party) = (batch.first, batch.last, batch.sequence, party.clone());
+        known.store(Stored { first, last, sequence, created, confirmed: None, party });
+        self.copies_stored(time, &mut produced, (place, Some(first), false), observer);
     }
 }
 

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use super::super::party::Party;
 use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
-use super::Logs;
 use super::chain::{Chain, Piece};
 use super::consumers::Consumer;
 use super::lines::Subject;
 use super::topics::Place;
+use super::{Logs, copies};
 use crate::names::Name;
 use crate::protocol::operation::log::{self, Member};
 use crate::time::Timestamp;
@@ -23,8 +23,21 @@ pub(super) struct Commit<'a> {
     pub asked: Timestamp,
 }
 
+/// What counts when a producer's transaction does.
+#[derive(Default)]
+pub(super) struct Transaction {
+    commits: Vec<Promised>,
+    copies: Vec<copies::Stored>,
+}
+
+impl Transaction {
+    fn is_full(&self) -> bool {
+        self.commits.len() + self.copies.len() >= Logs::PROMISED
+    }
+}
+
 /// A commit that counts when its transaction does.
-pub(super) struct Promised {
+struct Promised {
     group: Name,
     place: Place,
     offset: i64,
@@ -33,8 +46,10 @@ pub(super) struct Promised {
 }
 
 impl Logs {
-    /// Commits that one transaction may hold. More are taken as if it were committed when they come.
+    /// Commits, and batches with copies, that one transaction may hold. More are taken as if it were committed when they come.
     const PROMISED: usize = 65_536;
+    /// Producers whose transactions are under way.
+    const TRANSACTIONS: usize = 65_536;
 
     pub(super) fn committed(
         &mut self,
@@ -59,14 +74,31 @@ impl Logs {
             let evidence = Evidence::Observed;
             return observer.event(&Event { time, name, count: Some(1), detail: None, evidence, attributes });
         }
-        if let Some(producer) = commit.transaction {
-            let promised = self.transactions.entry(producer).or_default();
-            if promised.len() < Self::PROMISED {
-                let (group, party) = (group.clone(), party.clone());
-                return promised.push(Promised { group, place, offset: commit.offset, asked: commit.asked, party });
-            }
+        if let Some(transaction) = commit.transaction.and_then(|producer| self.transaction(producer)) {
+            let (group, party, offset, asked) = (group.clone(), party.clone(), commit.offset, commit.asked);
+            return transaction.commits.push(Promised { group, place, offset, asked, party });
         }
         self.done_before((time, commit.asked), party, place, (group, commit.offset), observer);
+    }
+
+    /// Copies that a producer's transaction may take back. Those that are none of any, or find no room.
+    pub(super) fn promise_copies(&mut self, producer: Option<i64>, stored: copies::Stored) -> Option<copies::Stored> {
+        match producer.and_then(|producer| self.transaction(producer)) {
+            Some(transaction) => {
+                transaction.copies.push(stored);
+                None
+            }
+            None => Some(stored),
+        }
+    }
+
+    /// A producer's transaction, if there is room for more in it.
+    fn transaction(&mut self, producer: i64) -> Option<&mut Transaction> {
+        if self.transactions.len() >= Self::TRANSACTIONS && !self.transactions.contains_key(&producer) {
+            return None;
+        }
+        let transaction = self.transactions.entry(producer).or_default();
+        (!transaction.is_full()).then_some(transaction)
     }
 
     pub(super) fn transaction_ended(
@@ -80,10 +112,15 @@ impl Logs {
         if error != 0 {
             return;
         }
-        for Promised { group, place, offset, asked, party } in self.transactions.remove(&producer).unwrap_or_default() {
-            if committed {
-                self.done_before((time, asked), &party, place, (&group, offset), observer);
-            }
+        let Some(Transaction { commits, copies }) = self.transactions.remove(&producer).filter(|_| committed) else {
+            return;
+        };
+        // What was copied is not what was done.
+        for stored in copies {
+            self.tell_copies(time, stored, observer);
+        }
+        for Promised { group, place, offset, asked, party } in commits {
+            self.done_before((time, asked), &party, place, (&group, offset), observer);
         }
     }
 
@@ -163,7 +200,7 @@ impl Logs {
         line.attributes.client = party.client.as_ref();
         line.attributes.requested = Some(asked);
         observer.transition(&line);
-        chain.done(&piece);
+        chain.done(&piece, time);
     }
 
     fn went_back(

@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 
-use super::super::message::Moment;
 use super::super::party::Party;
-use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State, Transition};
-use super::chain::{Chain, Piece};
-use super::consumers::Consumer;
+use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
+use super::Logs;
+use super::chain::{Chain, Delivery, Piece};
+use super::consumers::{Consumer, Found};
 use super::lines::Subject;
 use super::topics::Place;
-use super::{Logs, Unread};
 use crate::names::Name;
 use crate::protocol::operation::log::{self, Verdict};
 use crate::stream::{Flow, Position};
@@ -57,50 +56,18 @@ impl Logs {
                 self.fail(time, place, &consumer, &mut chain, &piece, Reason::AckTimeout, observer);
             }
         }
+        // The broker itself says how often.
+        let found = Found { consumer, assignment: 0, guessed: false, ambiguous: false };
         for (first, last) in chain.free(first, last) {
-            self.give(time, party, (place, &consumer), &mut chain, (first, last), given, observer);
-        }
-        self.put_chain(place, consumer, chain);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the parts of one line")]
-    fn give(
-        &mut self,
-        time: Timestamp,
-        party: &Rc<Party>,
-        (place, consumer): (Place, &Consumer),
-        chain: &mut Chain,
-        (first, last): (i64, i64),
-        given: &Given,
-        observer: &mut dyn Observer,
-    ) {
-        for delivery in chain.deliveries(first, last) {
-            let piece = Piece {
-                first: delivery.first,
-                last: delivery.last,
-                count: delivery.last.abs_diff(delivery.first) + 1,
-                delivery: given.delivery,
-                state: State::Dispatched,
-                dispatched: time,
-                processing: Moment::default(),
-                first_failed: delivery.first_failed,
-                assignment: 0,
-                holder: party.clone(),
-            };
-            let mut line = self.of_piece(&piece, place, consumer, time, State::Dispatched);
-            line.previous = delivery.previous;
-            line.attributes.operation = Some(super::consume::POLL);
-            line.attributes.redelivered = Some(given.delivery > 1);
-            observer.transition(&line);
-            if party.reads_seen {
-                let Given { flow, end, .. } = *given;
-                let (first, last) = (piece.first, piece.last);
-                let (consumer, dispatched) = (consumer.clone(), time);
-                let unread = Unread { flow, end, dispatched, place, consumer, first, last };
-                self.unread.entry(party.connection).or_default().push_back(unread);
+            for delivery in chain.deliveries(first, last) {
+                let Delivery { first, last, .. } = delivery;
+                let delivery = Delivery { number: given.delivery, refetched: false, ..delivery };
+                let count = last.abs_diff(first) + 1;
+                self.hand_out(time, party, place, (&mut chain, &found), (delivery, count, &[]), observer);
+                self.awaits_read(time, party, (place, &found.consumer), (first, last), (given.flow, given.end));
             }
-            chain.put(piece);
         }
+        self.put_chain(place, found.consumer, chain);
     }
 
     pub(super) fn judged(
@@ -186,18 +153,6 @@ impl Logs {
         } else if verdict == Verdict::Release {
             chain.failed(&piece, time);
         }
-    }
-
-    fn of_piece<'a>(
-        &'a self,
-        piece: &'a Piece,
-        place: Place,
-        consumer: &'a Consumer,
-        time: Timestamp,
-        state: State,
-    ) -> Transition<'a> {
-        let stored = self.partitions.get(&place).and_then(|known| known.stored(piece.first));
-        Subject { topics: &self.topics, place }.of_piece(piece, consumer, stored, time, state)
     }
 }
 

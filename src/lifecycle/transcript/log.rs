@@ -3,9 +3,9 @@
 use super::{Stage, Words};
 use crate::protocol::operation::Operation;
 use crate::protocol::operation::log::{
-    Acks, Batch, CopyFate, LogOperation, Member, Partition, RequestId, Sequence, Topic, TopicId,
+    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Sent, Sequence, Topic, TopicId,
 };
-use crate::stream::Flow;
+use crate::stream::{ConnectionId, Flow};
 
 impl Stage {
     pub(super) fn log(&mut self, words: &Words<'_>) -> Operation {
@@ -18,17 +18,9 @@ impl Stage {
             "produce" => {
                 let acks = if words.get("acks") == Some("0") { Acks::None } else { Acks::All };
                 let count: i64 = words.number("count").unwrap_or(1);
-                LogOperation::Produced { request, partition: at(), batch: batch(words, 0, count - 1), acks }
+                let (batch, copies) = (batch(words, 0, count - 1), copies(words));
+                LogOperation::Produced { request, partition: at(), batch, acks, copies }
             }
-            // `orders/0 offset=3 to=orders-dlt/0`, `… retry`.
-            "copy" => LogOperation::Copied {
-                copy: partition_of(words.get("to").unwrap()),
-                origin: at(),
-                offset: words.number("offset").unwrap(),
-                group: words.get("group").map(Into::into),
-                fate: if words.has("retry") { CopyFate::Retry } else { CopyFate::DeadLetter },
-                cause: words.get("cause").map(Into::into),
-            },
             "answer" => {
                 LogOperation::ProduceAnswered { request, partition: at(), offset: words.number("offset"), error }
             }
@@ -109,6 +101,31 @@ fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
         checksum: words.number("sum"),
         sequence,
         timestamp: None,
-        transactional: false,
+        transactional: words.has("transactional"),
     }
+}
+
+/// `copy=orders/0:3` has headers that say so, `alike=2:orders/0:3,2:orders/0:5` was sent over connection 2 as either; `… retry`.
+/// They are the batch's first messages.
+fn copies(words: &Words<'_>) -> Vec<Copy> {
+    let fate = if words.has("retry") { CopyFate::Retry } else { CopyFate::DeadLetter };
+    let message = |word: &str| {
+        let (partition, offset) = word.rsplit_once(':').unwrap();
+        (partition_of(partition), offset.parse::<i64>().unwrap())
+    };
+    let named = words.get("copy").into_iter().flat_map(|list| list.split(',')).map(|word| {
+        let (partition, offset) = message(word);
+        let (group, cause) = (words.get("of").map(Into::into), words.get("cause").map(Into::into));
+        Original::Named { partition, offset, group, presumed: words.has("presumed"), cause }
+    });
+    let alike = words.get("alike").map(|list| {
+        let sent = list.split(',').filter(|word| !word.is_empty()).map(|word| {
+            let (connection, word) = word.split_once(':').unwrap();
+            let (partition, offset) = message(word);
+            Sent { partition, offset, connection: ConnectionId(connection.parse().unwrap()) }
+        });
+        Original::Alike { sent: sent.collect(), incomplete: words.has("incomplete") }
+    });
+    let places = 0..;
+    places.zip(named.chain(alike)).map(|(place, original)| Copy { place, fate, original }).collect()
 }

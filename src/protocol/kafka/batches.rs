@@ -26,6 +26,8 @@ pub(super) enum Wish {
     HeadersOnly,
     /// Its records, within this budget.
     Records(Budget),
+    /// What follows its header, as it comes.
+    Bytes,
 }
 
 /// Why bytes of a field could not be read as a batch.
@@ -58,6 +60,8 @@ pub(super) trait Visitor {
     fn batch(&mut self, batch: &Batch) -> Wish;
     /// A record of the batch that was told last.
     fn record(&mut self, batch: &Batch, record: &Record<'_>);
+    /// What follows the header of the batch that was told last, if all of it came; before its end.
+    fn bytes(&mut self, _batch: &Batch, _bytes: Vec<u8>) {}
     /// The last byte of the batch that was told last has passed.
     fn end(&mut self, batch: &Batch, end: &End);
     /// There is something that is not a batch that can be read.
@@ -98,6 +102,8 @@ pub(super) struct Batches {
     /// The batch that was read last.
     last: Option<Batch>,
     reader: Option<Box<Reader>>,
+    /// Of a batch whose bytes are wanted, those that came.
+    kept: Option<Vec<u8>>,
 }
 
 /// What the bytes of a header say.
@@ -116,7 +122,7 @@ impl Batches {
     /// Begins a field of `total` bytes.
     pub fn new(side: Side, total: u64) -> Batches {
         let (state, header) = (State::Header(None), [0; HEADER]);
-        Batches { side, total, position: 0, state, header, held: 0, last: None, reader: None }
+        Batches { side, total, position: 0, state, header, held: 0, last: None, reader: None, kept: None }
     }
 
     /// Bytes of the field that are still to come.
@@ -126,7 +132,8 @@ impl Batches {
 
     /// Bytes held in memory.
     pub fn cost(&self) -> usize {
-        size_of::<Self>() + self.reader.as_ref().map_or(0, |reader| reader.cost())
+        let kept = self.kept.as_ref().map_or(0, Vec::capacity);
+        size_of::<Self>() + kept + self.reader.as_ref().map_or(0, |reader| reader.cost())
     }
 
     /// The next bytes of the field. More than there are left are not looked at.
@@ -139,6 +146,9 @@ impl Batches {
                 State::Body { batch, left, outcome, .. } => {
                     let part = first(bytes, *left);
                     *left -= part.len() as u64;
+                    if let Some(kept) = &mut self.kept {
+                        kept.extend_from_slice(part);
+                    }
                     if let Some(reader) = self.reader.as_mut().filter(|_| outcome.is_none()) {
                         reader.data(batch, part, scratch, visitor);
                     }
@@ -171,6 +181,7 @@ impl Batches {
                     let used = length.min(*left);
                     *left -= used;
                     *missing += used;
+                    self.kept = None;
                     if let Some(reader) = self.reader.as_mut().filter(|_| outcome.is_none()) {
                         reader.hole(batch, scratch, visitor);
                     }
@@ -209,6 +220,9 @@ impl Batches {
                     (None, Some(reader)) => reader.end(batch, missing, scratch, visitor),
                     (outcome, _) => End::of_header(batch, missing, outcome.unwrap_or(Outcome::NotAsked)),
                 };
+                if let Some(kept) = self.kept.take() {
+                    visitor.bytes(batch, kept);
+                }
                 visitor.end(batch, &end);
                 self.state = State::Header(None);
             }
@@ -350,7 +364,7 @@ impl Batches {
         };
         self.lose(doubt.from, candidate.start, doubt.why, visitor);
         let outcome = match visitor.batch(&candidate) {
-            Wish::HeadersOnly => Outcome::NotAsked,
+            Wish::HeadersOnly | Wish::Bytes => Outcome::NotAsked,
             Wish::Records(_) => Outcome::Missed,
         };
         visitor.end(&candidate, &End::of_header(&candidate, missing, outcome));
@@ -377,11 +391,16 @@ impl Batches {
     fn begin<V: Visitor>(&mut self, batch: Batch, header: &[u8], visitor: &mut V) -> usize {
         self.last = Some(batch);
         let header = first(header, batch.header_bytes());
+        self.kept = None;
         let outcome = match visitor.batch(&batch) {
             Wish::Records(_) if batch.truncated => Some(Outcome::Incomplete),
             Wish::Records(budget) => {
                 self.reader.get_or_insert_default().begin(&batch, header, budget);
                 None
+            }
+            Wish::Bytes => {
+                self.kept = (!batch.truncated).then(Vec::new);
+                Some(Outcome::NotAsked)
             }
             Wish::HeadersOnly => Some(Outcome::NotAsked),
         };

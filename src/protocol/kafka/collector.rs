@@ -3,22 +3,32 @@
 use super::batch::Batch;
 use super::batches::{Loss, Lost, Visitor, Wish};
 use super::codec::Budget;
-use super::copies;
-use super::provenance::Provenance;
+use super::copies::Kind;
+use super::likeness::Likeness;
+use super::originals::Application;
+use super::provenance::{Convention, Provenance};
 use super::reader::End;
 use super::records::{Marker, Record};
 use crate::protocol::Trouble;
-use crate::protocol::operation::log::{self, Acks, LogOperation, Partition, RequestId, Sequence, Topic};
+use crate::protocol::operation::log::{
+    self, Acks, Copy, CopyFate, LogOperation, Original, Partition, RequestId, Sequence, Topic,
+};
 use crate::protocol::operation::{Gap, Operation};
 use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
 
 /// Aborted transactions that one partition of a response may name. Of more, the messages are taken for committed ones.
 const MOST_ABORTED: usize = 10_000;
+/// Copies in one batch. Of more, the others are taken for messages of their own.
+const MOST_COPIES: usize = 65_536;
 /// Batches that are told of at once.
 const MOST_BATCHES: usize = 1024;
 /// A transaction's end is a record of some bytes that nobody compresses.
 const MARKER: Budget = Budget { input: 1 << 10, output: 1 << 10, ratio: 10, memory: 1 << 10 };
+
+/// What Kafka Connect calls the group of a sink connector, before the connector's name, unless told otherwise
+/// (org.apache.kafka.connect.util.SinkUtils).
+const CONNECT_GROUP: &str = "connect-";
 
 /// What the batches at hand are for.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +37,8 @@ pub(super) enum Purpose {
     Produce { request: RequestId, acks: Acks },
     /// They are handed to a consumer, who asked for them from this offset on.
     Consume { from: Option<i64> },
+    /// They are handed to a member of a share group. Which of them, is told elsewhere.
+    Share,
     /// Other brokers get them.
     Replicate,
 }
@@ -46,6 +58,14 @@ pub(super) struct Collector {
     begun: usize,
     /// The producers whose messages are aborted ones now.
     aborting: Vec<i64>,
+    /// Messages of the batch at hand that are copies of others.
+    copies: Vec<Copy>,
+    /// What the name of the topic says of them.
+    kind: Option<Kind>,
+    /// The bytes of the batch at hand, where they are to be kept.
+    kept: Option<Vec<u8>>,
+    /// They were wanted.
+    wanted: bool,
     /// The record of a control batch says that its transaction was aborted.
     marker: Option<Marker>,
 }
@@ -68,7 +88,11 @@ impl Collector {
 
     /// Memory in bytes.
     pub fn cost(&self) -> usize {
-        self.run.capacity() * size_of::<log::Batch>() + self.aborted.capacity() * 16 + self.aborting.capacity() * 8
+        let copies = self.copies.capacity() * size_of::<Copy>();
+        copies
+            + self.run.capacity() * size_of::<log::Batch>()
+            + self.aborted.capacity() * 16
+            + self.aborting.capacity() * 8
     }
 
     /// Whether a batch is of an aborted transaction, as a reader of committed messages finds out (CompletedFetch of
@@ -91,6 +115,7 @@ pub(super) struct Sink<'a, 'o> {
     pub collector: &'a mut Collector,
     pub purpose: Purpose,
     pub partition: Option<Partition>,
+    pub application: Application,
     /// The flow that carries them, and where in it they begin.
     pub flow: Flow,
     pub start: Position,
@@ -108,34 +133,77 @@ impl Sink<'_, '_> {
         self.out.push(Operation::Log(LogOperation::Fetched { partition, batches, from, aborted, flow, end }));
     }
 
-    /// What is produced into such a topic may have headers that say where it comes from. Others are not decompressed for it.
-    fn may_be_copies(&self) -> bool {
-        let name = self.partition.as_ref().and_then(|partition| self.out.topics.name(&partition.topic));
-        matches!(self.purpose, Purpose::Produce { .. }) && name.is_some_and(|name| copies::is_likely(name))
+    /// What is produced into some topics may be copies. Others are not decompressed for it.
+    fn kind(&mut self) -> Option<Kind> {
+        let Output { topics, originals, .. } = &mut *self.out;
+        let name = self.partition.as_ref().and_then(|partition| topics.name(&partition.topic));
+        let kind = name.map(|name| originals.kind(name));
+        kind.filter(|kind| *kind != Kind::Ordinary && matches!(self.purpose, Purpose::Produce { .. }))
     }
 
-    fn copied(&mut self, provenance: &Provenance) {
-        let Some(copy) = self.partition.clone() else { return };
+    /// What consumers are sent they may publish again.
+    fn wants(&mut self, batch: &Batch) -> bool {
+        let is_sent = matches!(self.purpose, Purpose::Consume { .. } | Purpose::Share);
+        is_sent && !batch.truncated && self.out.originals.wants(self.application, batch.size, self.out.time)
+    }
+
+    /// Keeps what a consumer was sent and is given.
+    fn keep(&mut self, batch: &Batch) {
+        let (kept, now) = (self.collector.kept.take(), self.out.time);
+        let from = self.partition.clone().map(|partition| (partition, self.out.connection));
+        match (kept, from) {
+            (Some(kept), Some(from)) => self.out.originals.keep(self.application, from, batch, kept, now),
+            _ if self.collector.wanted => self.out.originals.missed(self.application, now),
+            _ => {}
+        }
+    }
+
+    /// What a message's headers say that it is a copy of.
+    fn named(&mut self, kind: Kind, provenance: &Provenance) -> Option<(CopyFate, Original)> {
         let place = provenance.latest();
-        let (Some(number), Some(offset), false) = (place.partition, place.offset, place.topic.is_empty()) else {
-            return;
-        };
-        let topic = Topic::Name(self.out.name(&place.topic));
+        let (number, offset) = (place.partition?, place.offset?);
+        let topic =
+            Topic::Name(Some(&place.topic).filter(|topic| !topic.is_empty()).map(|topic| self.out.name(topic))?);
+        let convention = provenance.convention();
         let mut name = |text: &[u8]| (!text.is_empty()).then(|| self.out.name(text));
         let (group, cause) = (name(&place.group), name(&provenance.exception));
-        let fate = copies::fate(provenance.convention(), self.out.topics.name(&copy.topic).map(|name| &**name));
-        let origin = Partition { topic, number };
-        self.out.push(Operation::Log(LogOperation::Copied { copy, origin, offset, group, fate, cause }));
+        let presumed = convention == Convention::KafkaConnect;
+        let group = group.map(|group| if presumed { format!("{CONNECT_GROUP}{group}").into() } else { group });
+        let partition = Partition { topic, number };
+        Some((kind.fate_by(convention), Original::Named { partition, offset, group, presumed, cause }))
+    }
+
+    /// What a message may be a copy of that does not say so.
+    fn alike(&mut self, kind: Kind, record: &Record<'_>) -> Option<(CopyFate, Original)> {
+        let fate = kind.fate()?;
+        let (sent, incomplete) = self.out.originals.alike(self.application, Likeness::of(record), self.out.time);
+        (incomplete || !sent.is_empty()).then_some((fate, Original::Alike { sent, incomplete }))
+    }
+
+    /// A message that is being produced may be a copy.
+    fn copied(&mut self, kind: Kind, record: &Record<'_>) {
+        let named = record.provenance.and_then(|provenance| self.named(kind, provenance));
+        let original = named.or_else(|| self.alike(kind, record));
+        if let (Some((fate, original)), Ok(place)) = (original, u64::try_from(record.offset_delta))
+            && self.collector.copies.len() < MOST_COPIES
+            && self.out.take_room(size_of::<Copy>())
+        {
+            self.collector.copies.push(Copy { place, fate, original });
+        }
     }
 
     fn take(&mut self, batch: &Batch, read: log::Batch) {
         match self.purpose {
             Purpose::Produce { request, acks } => {
                 let Some(partition) = self.partition.clone() else { return };
-                self.out.push(Operation::Log(LogOperation::Produced { request, partition, batch: read, acks }));
+                let copies = std::mem::take(&mut self.collector.copies);
+                self.out.push(Operation::Log(LogOperation::Produced { request, partition, batch: read, acks, copies }));
             }
             Purpose::Consume { .. } => {
                 let aborted = self.collector.is_aborted(batch.producer_id, read.last) && read.transactional;
+                if !aborted {
+                    self.keep(batch);
+                }
                 if aborted != self.collector.run_aborted || self.collector.run.len() >= MOST_BATCHES {
                     self.flush();
                 }
@@ -143,6 +211,7 @@ impl Sink<'_, '_> {
                 self.collector.run_end = self.start + batch.end();
                 self.collector.run.push(read);
             }
+            Purpose::Share => self.keep(batch),
             Purpose::Replicate => {}
         }
     }
@@ -151,9 +220,17 @@ impl Sink<'_, '_> {
 impl Visitor for Sink<'_, '_> {
     fn batch(&mut self, batch: &Batch) -> Wish {
         self.collector.marker = None;
+        self.collector.copies.clear();
+        self.collector.kept = None;
+        self.collector.wanted = false;
+        self.collector.kind = self.kind();
         match batch.count {
             Some(_) if batch.attributes.control => Wish::Records(MARKER),
-            Some(_) if self.may_be_copies() => Wish::Records(Budget::default()),
+            Some(_) if self.collector.kind.is_some() => Wish::Records(Budget::default()),
+            Some(_) if self.wants(batch) => {
+                self.collector.wanted = true;
+                Wish::Bytes
+            }
             Some(_) => Wish::HeadersOnly,
             // How many messages are wrapped in one of the old format, only they tell.
             None => Wish::Records(Budget::default()),
@@ -162,9 +239,13 @@ impl Visitor for Sink<'_, '_> {
 
     fn record(&mut self, _: &Batch, record: &Record<'_>) {
         self.collector.marker = record.marker;
-        if let (Purpose::Produce { .. }, Some(provenance)) = (self.purpose, record.provenance) {
-            self.copied(provenance);
+        if let Some(kind) = self.collector.kind {
+            self.copied(kind, record);
         }
+    }
+
+    fn bytes(&mut self, _: &Batch, bytes: Vec<u8>) {
+        self.collector.kept = Some(bytes);
     }
 
     fn end(&mut self, batch: &Batch, end: &End) {

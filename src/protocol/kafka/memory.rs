@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 
+use super::originals::Application;
 use crate::names::Name;
 use crate::protocol::operation::log::{Partition, Topic, TopicId};
 use crate::protocol::operation::{Operation, SessionFacts};
@@ -14,18 +15,19 @@ use crate::stream::Flow;
 const SYSTEM: &str = "kafka";
 
 /// See the [module](self).
-#[derive(Default)]
 pub(super) struct Memory {
     facts: SessionFacts,
     /// As the client wrote it.
     client_id: Vec<u8>,
     pub fetches: Fetches,
+    /// Whose client it is.
+    pub application: Application,
 }
 
 impl Memory {
-    pub fn new(client: Flow, late: bool) -> Memory {
+    pub fn new(client: Flow, late: bool, application: Application) -> Memory {
         let facts = SessionFacts { system: SYSTEM, client_flow: Some(client), late, ..SessionFacts::default() };
-        Memory { facts, ..Memory::default() }
+        Memory { facts, client_id: Vec::new(), fetches: Fetches::default(), application }
     }
 
     /// Says who speaks here, again if more is known.

@@ -2,8 +2,9 @@
 //!
 //! `layouts.txt` is the table of requests and responses; `table`, `program` and `layout` make instructions of it, and `walk`
 //! follows these through the bytes of one body. `batches` finds the batches of a `records` field and `batch` reads their headers;
-//! `reader`, `records` and `legacy` read what is in those that somebody asks for, through `codec`, and `provenance` knows which
-//! headers tell of retries. `session` knows where frames begin and which response answers which request; `scribe` and `collector`
+//! `reader`, `records` and `legacy` read what is in those that somebody asks for, through `codec`. `provenance` knows which headers
+//! tell of retries, `copies` the names of topics for them, and `originals` keeps what applications may publish again, which
+//! `likeness` recognises. `session` knows where frames begin and which response answers which request; `scribe` and `collector`
 //! say what happened, with what `memory` keeps between requests. `errors` has the names of the brokers' error codes.
 
 mod batch;
@@ -21,8 +22,10 @@ mod header;
 mod hunt;
 mod layout;
 mod legacy;
+mod likeness;
 mod membership;
 mod memory;
+mod originals;
 mod pieces;
 mod program;
 mod provenance;
@@ -41,6 +44,7 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
+pub use copies::{CopySettings, DEAD_LETTER_TOPICS, HEADER_TOPICS, RETRY_TOPICS};
 pub use errors::error_name;
 pub use field::Field;
 pub use layout::{Direction, Layout};
@@ -49,6 +53,7 @@ pub use visitor::{Outcome, Value, Visitor};
 pub use walk::Walk;
 
 pub(super) use memory::TopicNames;
+pub(super) use originals::Originals;
 pub(super) use session::Session;
 
 /// Whether bytes that a packet begins with are those of a request, from a client of which nothing is known.

@@ -33,6 +33,7 @@ pub(super) mod api {
     pub const API_VERSIONS: i16 = 18;
     pub const CREATE_TOPICS: i16 = 19;
     pub const DELETE_TOPICS: i16 = 20;
+    pub const INIT_PRODUCER_ID: i16 = 22;
     pub const END_TXN: i16 = 26;
     pub const TXN_OFFSET_COMMIT: i16 = 28;
     pub const DELETE_GROUPS: i16 = 42;
@@ -405,7 +406,8 @@ impl Scribe<'_, '_> {
             return;
         };
         let (purpose, start, partition) = (*purpose, *records_at, row.partition());
-        let mut sink = Sink { collector, purpose, partition, flow: self.flow, start, out: self.out };
+        let application = self.memory.application;
+        let mut sink = Sink { collector, purpose, partition, application, flow: self.flow, start, out: self.out };
         take(batches, self.scratch, &mut sink);
     }
 
@@ -423,6 +425,7 @@ impl Scribe<'_, '_> {
                 let partition = self.reading.row.partition();
                 Purpose::Consume { from: partition.and_then(|partition| self.memory.fetches.position(&partition)) }
             }
+            Context::Share(_) => Purpose::Share,
             _ => Purpose::Replicate,
         }
     }

@@ -9,6 +9,7 @@ use super::exchange::{Context, Exchange, Pending};
 use super::header::{RequestHeader, ResponseHeader};
 use super::layout::{Direction, Layout};
 use super::memory::Memory;
+use super::originals::Whereabouts;
 use super::scribe::{Reading, Scribe, api};
 use super::visitor::Outcome;
 use super::walk::Walk;
@@ -109,15 +110,18 @@ impl Side {
 }
 
 impl Session {
-    /// A session of a connection whose client sends this flow.
-    pub fn new(client: Flow, facts: Option<&Facts>) -> Session {
+    /// A session of a connection whose client sends this flow. Says who speaks there.
+    pub fn new(client: Flow, facts: Option<&Facts>, out: &mut Output<'_>) -> Session {
         let late = !facts.is_some_and(|facts| facts.from_start);
+        let application = out.originals.join(Whereabouts::of(out.connection, client, facts));
+        let memory = Memory::new(client, late, application);
+        memory.tell_facts(out);
         Session {
             client,
             requests: Side::new(late),
             responses: Side::new(late),
             exchange: Exchange::default(),
-            memory: Memory::new(client, late),
+            memory,
             scratch: Scratch::default(),
             count: 0,
             late,
@@ -125,9 +129,11 @@ impl Session {
         }
     }
 
-    /// Says who speaks here.
-    pub fn begin(&self, out: &mut Output<'_>) {
-        self.memory.tell_facts(out);
+    /// What is known of the connection has changed.
+    pub fn facts(&mut self, facts: &Facts, out: &mut Output<'_>) {
+        let whereabouts = Whereabouts::of(out.connection, self.client, Some(facts));
+        let application = out.originals.join(whereabouts);
+        out.originals.leave(std::mem::replace(&mut self.memory.application, application));
     }
 
     /// What it costs in memory.
@@ -210,6 +216,7 @@ impl Session {
             self.cut_short(is_request, out);
         }
         self.exchange.drain().for_each(drop);
+        out.originals.leave(self.memory.application);
     }
 
     fn side(&mut self, is_request: bool) -> &mut Side {
@@ -235,6 +242,9 @@ impl Session {
             return self.no_request(frame, size, out, secrets);
         };
         self.count += 1;
+        if [api::PRODUCE, api::INIT_PRODUCER_ID].contains(&header.api_key) {
+            out.originals.produces(self.memory.application);
+        }
         let side = &mut self.requests;
         side.header = header;
         side.context = match header.api_key {

@@ -1,7 +1,7 @@
 //! What happens in logs: topics that are cut into partitions, where messages have offsets and whole ranges of them move at once.
 
 use crate::names::Name;
-use crate::stream::{Flow, Position};
+use crate::stream::{ConnectionId, Flow, Position};
 use crate::time::Timestamp;
 
 /// A topic's id (KIP-516): 128 random bits, never used again.
@@ -84,6 +84,53 @@ pub enum CopyFate {
     DeadLetter,
 }
 
+/// A message that was consumed elsewhere before it was produced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// How many offsets it lies behind the first of its batch.
+    pub place: u64,
+    /// What becomes of the original.
+    pub fate: CopyFate,
+    /// Which message that is.
+    pub original: Original,
+}
+
+/// The message that another one is a copy of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Original {
+    /// The copy says so itself.
+    Named {
+        /// Where it is.
+        partition: Partition,
+        /// Its offset there.
+        offset: i64,
+        /// The group that consumed it there, if that is said.
+        group: Option<Name>,
+        /// That group is not said, but called so unless somebody chose otherwise.
+        presumed: bool,
+        /// The class of the exception that its consumer met.
+        cause: Option<Name>,
+    },
+    /// The copy says nothing. It is alike to messages that its application was sent: in key and value, or in key and trace.
+    Alike {
+        /// These, the latest first.
+        sent: Vec<Sent>,
+        /// The application was not long ago sent others that are not known any more, or could not be read.
+        incomplete: bool,
+    },
+}
+
+/// A message that an application was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// From where.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
+    /// Over which connection.
+    pub connection: ConnectionId,
+}
+
 /// What a share group's member says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -142,21 +189,8 @@ pub enum LogOperation {
         batch: Batch,
         /// Who has to have it.
         acks: Acks,
-    },
-    /// A message of the batch that follows says that it is a copy of another one.
-    Copied {
-        /// Where the copy goes.
-        copy: Partition,
-        /// Where the other one is.
-        origin: Partition,
-        /// Its offset there.
-        offset: i64,
-        /// The group that consumed it there, if that is said.
-        group: Option<Name>,
-        /// What becomes of it.
-        fate: CopyFate,
-        /// The class of the exception that its consumer met.
-        cause: Option<Name>,
+        /// Those of its messages that are copies of others.
+        copies: Vec<Copy>,
     },
     /// The broker answered for what a request appends to a partition.
     ProduceAnswered {

@@ -5,6 +5,7 @@ mod encode;
 mod holes;
 mod java;
 mod legacy;
+mod originals;
 mod properties;
 mod wrong;
 

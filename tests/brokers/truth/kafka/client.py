@@ -16,7 +16,7 @@ not a fault.
     close       leave: false to stay in the group (a static member)
 
     producer    produce (topic, partition, stem, first, n, keys, size, noise, headers, pause), copy (topic, partition, consumer,
-                record, as, inherit, headers), flush, begin, end (commit), send_offsets (consumer)
+                record, as, inherit, headers, append), flush, begin, end (commit), send_offsets (consumer)
     consumer    subscribe (topics), assign (partitions), poll (records, assigned, idle, timeout), commit (offsets), seek (to),
                 pause, resume (partitions), positions
     share       subscribe, poll, verdict (records: [topic, partition, offset, verdict]), commit
@@ -161,10 +161,11 @@ class Producer(Handle):
         if flush:
             self.flush()
 
-    def copy(self, consumer, record, topic, how, headers=(), inherit=True, partition=None, flush=True):
-        """Publishes again what `consumer` was handed: `how` is retry, dead or plain (neither)."""
+    def copy(self, consumer, record, topic, how, headers=(), inherit=True, partition=None, flush=True, append=None):
+        """Publishes again what `consumer` was handed: `how` is retry, dead or plain (neither). `append` changes the value (Python's
+        clients only)."""
         self.tell("copy", topic=topic, partition=partition, consumer=consumer.name, record=list(record[:3]), inherit=inherit,
-                  headers=[list(header) for header in headers], **{"as": how})
+                  headers=[list(header) for header in headers], append=append, **{"as": how})
         if flush:
             self.flush()
 

@@ -118,6 +118,7 @@ class Producing(Handle):
         topic, partition, offset = command["record"][:3]
         key, value, inherited = consumer.held[topic, partition, offset]
         headers = [*(inherited if command.get("inherit", True) else ()), *headers_of(command.get("headers", ()))]
+        value += (command.get("append") or "").encode()
         copied = {"of": [topic, partition, offset], "group": consumer.option("group"), "as": command["as"]}
         self._send(command, key, value, headers, copied)
 

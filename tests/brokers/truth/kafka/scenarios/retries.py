@@ -83,6 +83,98 @@ def dead_letter(s, style, kind):
     for record in failed[:4]:
         producer.copy(consumer, record, dead, "dead", headers(record, group, 0))
     consumer.commit()
-    # Without headers nobody could tell these from anything else that is published.
-    for record in failed[4:] if style != "plain" else ():
+    for record in failed[4:]:
         producer.copy(consumer, record, dead, "dead", headers(record, group, 0))
+
+
+@scenario(codec=("gzip", "snappy", "lz4", "zstd"), kind=("java", "librdkafka"))
+def compressed_letter(s, codec, kind):
+    """What comes compressed goes into the dead-letter topic as it is, beside what is only forwarded."""
+    topic, dead, other = s.topic("work"), s.topic("work.dlq"), s.topic("forwarded")
+    s.producer(kind, codec=codec, linger=50).produce(topic, 40, keys=3, size=200)
+    consumer = s.consumer(kind, "billing").subscribe(topic)
+    producer = s.producer(kind)
+    for record in consumer.poll(records=40):
+        if record.offset % 10 == 0:
+            producer.copy(consumer, record, dead, "dead")
+        elif record.offset % 10 == 1:
+            producer.copy(consumer, record, other, "plain")
+    consumer.commit()
+
+
+@scenario(kind=KINDS)
+def forwarded(s, kind):
+    """A stream processor: what it forwards unchanged into an ordinary topic is no dead letter, and no retry."""
+    topic, other = filled(s, kind, 12), s.topic("orders.checked")
+    consumer = s.consumer(kind, "checker").subscribe(topic)
+    producer = s.producer(kind)
+    for record in consumer.poll(records=12):
+        producer.copy(consumer, record, other, "plain", flush=False)
+    producer.flush()
+    consumer.commit()
+
+
+@scenario(kind=KINDS)
+def two_groups_letters(s, kind):
+    """Two groups have the same records; one of them gives up on some."""
+    topic, dead = filled(s, kind, 12), s.topic("work_dlq")
+    first = s.consumer(kind, "first").subscribe(topic)
+    second = s.consumer(kind, "second", which=1).subscribe(topic)
+    producer = s.producer(kind, which=1)
+    first.poll(records=12)
+    for record in second.poll(records=12)[3:5]:
+        producer.copy(second, record, dead, "dead")
+    first.commit()
+    second.commit()
+
+
+@scenario(kind=("java", "python"))
+def twin_letters(s, kind):
+    """Records that nothing tells apart: as many of them are dead as there are copies, the first ones first."""
+    topic, dead = s.topic("work"), s.topic("work-dlq")
+    producer = s.producer(kind)
+    for _ in range(4):
+        producer.produce(topic, 2, size=40)
+    consumer = s.consumer(kind, "billing").subscribe(topic)
+    for record in consumer.poll(records=8)[:3]:
+        producer.copy(consumer, record, dead, "dead")
+    consumer.commit()
+
+
+@scenario(kind=("librdkafka", "python"))
+def changed_letter(s, kind):
+    """The copy's value is another one: its key and its trace tell."""
+    topic, dead = s.topic("work"), s.topic("work.dead-letter")
+    producer = s.producer(kind)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e47{:02d}-00f067aa0ba902b7-01"
+    for number in range(6):
+        producer.produce(topic, first=number, keys=0, headers=[("traceparent", trace.format(number // 2))])
+    consumer = s.consumer(kind, "billing").subscribe(topic)
+    for record in consumer.poll(records=6)[1:3]:
+        producer.copy(consumer, record, dead, "dead", append=" failed")
+    consumer.commit()
+
+
+@scenario(kind=("java", "franz"))
+def late_producer(s, kind):
+    """A process that has produced nothing before its first dead letter."""
+    topic, dead = filled(s, kind, 8), s.topic("work.DLQ")
+    consumer = s.consumer(kind, "billing", which=1, fresh=True).subscribe(topic)
+    records = consumer.poll(records=8)
+    producer = s.producer(kind, which=1)
+    producer.copy(consumer, records[5], dead, "dead")
+    consumer.commit()
+
+
+@scenario(kind=("java", "librdkafka"))
+def unanswered_letter(s, kind):
+    """Without acks the copy's place is not told; the letter is."""
+    topic, dead = filled(s, kind, 8), s.topic("work.dlq")
+    consumer = s.consumer(kind, "billing").subscribe(topic)
+    producer = s.producer(kind, acks="0", idempotent=False)
+    for record in consumer.poll(records=8)[2:4]:
+        producer.copy(consumer, record, dead, "dead")
+    consumer.commit()
+    reader = s.consumer(kind, "letters").subscribe(dead)
+    reader.poll(records=2)
+    reader.commit()

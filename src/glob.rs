@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A pattern, ready to match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Glob {
+pub struct Glob {
     pieces: Vec<Piece>,
 }
 
@@ -17,7 +17,7 @@ enum Piece {
 
 impl Glob {
     /// Reads a pattern. A backslash at the end stands for itself.
-    pub(super) fn new(pattern: &str) -> Glob {
+    pub fn new(pattern: &str) -> Glob {
         let mut pieces = Vec::new();
         let mut characters = pattern.chars();
         while let Some(character) = characters.next() {
@@ -35,12 +35,12 @@ impl Glob {
     }
 
     /// Whether the whole text matches.
-    pub(super) fn matches(&self, text: &str) -> bool {
+    pub fn matches(&self, text: &str) -> bool {
         self.run(text, |left, right| left == right)
     }
 
     /// Whether the whole text matches, ASCII letters of either case being equal.
-    pub(super) fn matches_ignoring_case(&self, text: &str) -> bool {
+    pub fn matches_ignoring_case(&self, text: &str) -> bool {
         self.run(text, |left, right| left.eq_ignore_ascii_case(&right))
     }
 
