@@ -53,6 +53,8 @@ pub struct PlaceLine {
     pub expired: u64,
     /// Deliveries that nobody has settled yet. Consumers without a group settle nothing.
     pub in_flight: Option<u64>,
+    /// How many messages the group is behind, over all partitions that are known.
+    pub lag: Option<u64>,
     /// Published to dispatched.
     pub broker: Option<Percentiles>,
     /// Read by the application to settled.
@@ -83,7 +85,8 @@ pub struct CaptureLine {
     pub lost: Vec<(String, u64)>,
 }
 
-/// A column of numbers: its heading, its colour, whether it is there although all of it is zero, and what it shows.
+/// A column of numbers: its heading, its colour, whether it is there although all of it is zero, and what it shows. Where nothing is
+/// known there is none.
 type Number = (&'static str, Style, bool, fn(&PlaceLine) -> Option<u64>);
 
 /// What happens to messages before any consumer.
@@ -95,11 +98,12 @@ const PUBLISHED: [Number; 4] = [
 ];
 
 /// What becomes of them then.
-const CONSUMED: [Number; 10] = [
+const CONSUMED: [Number; 11] = [
     ("dispatched", Style::Plain, true, |line| Some(line.dispatched)),
     ("processing", Style::Plain, false, |line| Some(line.processing)),
     ("acked", Style::Green, true, |line| Some(line.acknowledged)),
     ("in flight", Style::Plain, true, |line| line.in_flight),
+    ("lag", Style::Yellow, true, |line| line.lag),
     ("failed", Style::Red, false, |line| Some(line.failed)),
     ("retrying", Style::Yellow, false, |line| Some(line.retrying)),
     ("rejected", Style::Red, false, |line| Some(line.rejected)),
@@ -124,16 +128,26 @@ const TIMES: [Time; 4] = [
 impl Closing {
     /// Appends the tables and the capture's line.
     pub fn render(&self, width: usize, colors: bool, out: &mut String) {
-        let published = self.table(&[("published to", PlaceLine::name)], &PUBLISHED, &[]);
-        let mut names: Vec<Words> = vec![(self.kind(), PlaceLine::name)];
+        let mut names: Vec<Words> = vec![("published to", PlaceLine::name)];
+        let published = self.with_any(&PUBLISHED);
+        let mut tables = vec![table(&published, &names, &PUBLISHED, &[])];
+        names = vec![(self.kind(), PlaceLine::name)];
         if self.places.iter().any(|line| line.is_topic) {
             names.push(("group", PlaceLine::group));
         }
-        let consumed = self.table(&names, &CONSUMED, &TIMES);
-        if published.is_none() && consumed.is_none() {
+        let consumed = self.with_any(&CONSUMED);
+        let whole = table(&consumed, &names, &CONSUMED, &TIMES);
+        if whole.fits(width) {
+            tables.push(whole);
+        } else {
+            tables.push(table(&consumed, &names, &CONSUMED, &[]));
+            let timed = |line: &&PlaceLine| TIMES.iter().any(|time| time.1(line).is_some());
+            tables.push(table(&consumed.into_iter().filter(timed).collect::<Vec<_>>(), &names, &[], &TIMES));
+        }
+        if tables.iter().all(Table::is_empty) {
             out.push_str("no messages were seen\n");
         }
-        for table in published.into_iter().chain(consumed) {
+        for table in tables.iter().filter(|table| !table.is_empty()) {
             table.render(width, colors, out);
             out.push('\n');
         }
@@ -150,30 +164,39 @@ impl Closing {
         }
     }
 
-    /// A row for each place that has something to show.
-    fn table(&self, names: &[Words], numbers: &[Number], times: &[Time]) -> Option<Table> {
-        let has = |line: &PlaceLine, number: &Number| number.3(line).is_some_and(|number| number > 0);
-        let lines = self.places.iter().filter(|line| numbers.iter().any(|number| has(line, number)));
-        let lines: Vec<&PlaceLine> = lines.collect();
-        let numbers = numbers.iter().filter(|number| number.2 || lines.iter().any(|line| has(line, number)));
-        let numbers: Vec<&Number> = numbers.collect();
-        let times = times.iter().filter(|time| lines.iter().any(|line| time.1(line).is_some()));
-        let times: Vec<&Time> = times.collect();
-        let heading = names.iter().map(|(name, _)| (*name, Align::Left));
-        let heading = heading.chain(numbers.iter().map(|number| (number.0, Align::Right)));
-        let heading: Vec<_> = heading.chain(times.iter().map(|time| (time.0, Align::Right))).collect();
-        let mut table = Table::new(&heading);
-        for line in &lines {
-            let mut cells: Vec<_> = names.iter().map(|(_, name)| (name(line), Style::Plain)).collect();
-            cells.extend(numbers.iter().map(|(_, style, _, of)| match of(line) {
-                Some(0) => ("0".to_owned(), Style::Dim),
-                number => (number.map(|number| number.to_string()).unwrap_or_default(), *style),
-            }));
-            cells.extend(times.iter().map(|(_, of)| (of(line).map(brief_duration).unwrap_or_default(), Style::Plain)));
-            table.row(cells);
-        }
-        (!lines.is_empty()).then_some(table)
+    /// The places for which one of these numbers is not zero.
+    fn with_any(&self, numbers: &[Number]) -> Vec<&PlaceLine> {
+        self.places.iter().filter(|line| numbers.iter().any(|number| is_there(line, number))).collect()
     }
+}
+
+fn is_there(line: &PlaceLine, number: &Number) -> bool {
+    number.3(line).is_some_and(|number| number > 0)
+}
+
+/// A row for each place, without columns in which there is nothing.
+fn table(lines: &[&PlaceLine], names: &[Words], numbers: &[Number], times: &[Time]) -> Table {
+    let shown = |line: &PlaceLine, number: &Number| match number.2 {
+        true => number.3(line).is_some(),
+        false => is_there(line, number),
+    };
+    let numbers = numbers.iter().filter(|number| lines.iter().any(|line| shown(line, number)));
+    let numbers: Vec<&Number> = numbers.collect();
+    let times: Vec<&Time> = times.iter().filter(|time| lines.iter().any(|line| time.1(line).is_some())).collect();
+    let heading = names.iter().map(|(name, _)| (*name, Align::Left));
+    let heading = heading.chain(numbers.iter().map(|number| (number.0, Align::Right)));
+    let heading: Vec<_> = heading.chain(times.iter().map(|time| (time.0, Align::Right))).collect();
+    let mut table = Table::new(&heading);
+    for line in lines {
+        let mut cells: Vec<_> = names.iter().map(|(_, name)| (name(line), Style::Plain)).collect();
+        cells.extend(numbers.iter().map(|(_, style, _, of)| match of(line) {
+            Some(0) => ("0".to_owned(), Style::Dim),
+            number => (number.map(|number| number.to_string()).unwrap_or_default(), *style),
+        }));
+        cells.extend(times.iter().map(|(_, of)| (of(line).map(brief_duration).unwrap_or_default(), Style::Plain)));
+        table.row(cells);
+    }
+    table
 }
 
 impl PlaceLine {
@@ -267,6 +290,17 @@ orders.dead           0      0         10       0     0
 capture: 3 connections, 4000 segments, 1234.6 kB in 1m01s; nothing lost
 ";
         assert_eq!(rendered(&closing(), 80), expected);
+        let narrower = "\
+queue        dispatched  acked  in flight  failed  dead
+orders             1010    990          0      10    10
+orders.dead           0      0         10       0     0
+
+queue   broker p50  broker p95
+orders       850µs      12.0ms
+
+capture: 3 connections, 4000 segments, 1234.6 kB in 1m01s; nothing lost
+";
+        assert!(rendered(&closing(), 70).ends_with(narrower), "times have a table of their own before any is cut");
     }
 
     #[test]
@@ -277,6 +311,7 @@ capture: 3 connections, 4000 segments, 1234.6 kB in 1m01s; nothing lost
             dispatched: 5,
             acknowledged: 3,
             in_flight: Some(2),
+            lag: Some(4),
             ..topic.clone()
         };
         let nobody = PlaceLine { dispatched: 7, created: 9, confirmed: 9, ..topic };
@@ -285,9 +320,9 @@ capture: 3 connections, 4000 segments, 1234.6 kB in 1m01s; nothing lost
 published to  messages  confirmed
 orders               9          9
 
-topic   group    dispatched  acked  in flight
+topic   group    dispatched  acked  in flight  lag
 orders  (none)            7      0
-orders  billing           5      3          2
+orders  billing           5      3          2    4
 
 capture: 0 connections, 0 segments, 0 bytes in 0ns; nothing lost
 ";

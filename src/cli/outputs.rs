@@ -239,7 +239,7 @@ impl Outputs {
             lost.map(|loss| (format!("{} {} {}", loss.stage, loss.reason, plural(loss.unit)), loss.count)).collect();
         let begin = self.attached_at.or(self.first).unwrap_or(self.last);
         Closing {
-            places: places::lines(&self.totals, &self.latencies),
+            places: places::lines(&self.totals, &self.latencies, lags::series(pipeline.lags(self.last))),
             capture: CaptureLine {
                 duration: self.last.since(begin),
                 connections: pipeline.connections(),

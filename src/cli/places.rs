@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::closing::PlaceLine;
 use super::latencies::Latencies;
+use crate::export::lags::Series;
 use crate::export::summary::{Total, Totals};
 use crate::lifecycle::KAFKA;
 use crate::lifecycle::transition::State;
@@ -27,8 +28,8 @@ impl Place {
     }
 }
 
-/// A line for each place where something happened, sorted by name.
-pub fn lines(totals: &Totals, latencies: &Latencies) -> Vec<PlaceLine> {
+/// A line for each place where something happened, or where a group is behind, sorted by name.
+pub fn lines(totals: &Totals, latencies: &Latencies, lags: Vec<Series>) -> Vec<PlaceLine> {
     let mut places: BTreeMap<Place, PlaceLine> = BTreeMap::new();
     for total in totals.rows() {
         let place = Place::of(total.system, &total.destination, total.queue.as_ref());
@@ -39,9 +40,13 @@ pub fn lines(totals: &Totals, latencies: &Latencies) -> Vec<PlaceLine> {
         let place = Place::of(route.system, &route.destination, route.queue.as_ref());
         *in_flight.entry(place).or_default() += more;
     }
+    for Series { topic, group, lag, .. } in lags {
+        let place = Place { is_topic: true, name: topic, group: Some(group) };
+        *places.entry(place).or_default().lag.get_or_insert_default() += lag;
+    }
     let finish = |(place, mut line): (Place, PlaceLine)| {
         if !place.is_topic || place.group.is_some() {
-            line.in_flight = in_flight.get(&place).map(|sum| u64::try_from(*sum).unwrap_or(0));
+            line.in_flight = Some(in_flight.get(&place).map_or(0, |sum| u64::try_from(*sum).unwrap_or(0)));
         }
         (line.broker, line.processing_time) = latencies.of(&place.name, place.group.as_ref());
         line.name = place.name.to_string();
@@ -91,7 +96,21 @@ mod tests {
             totals.transition(&line);
             latencies.transition(&line);
         }
-        lines(&totals, &latencies)
+        let behind = |partition| Series {
+            system: KAFKA,
+            group: "shipping".into(),
+            topic: topic.clone(),
+            partition: Some(partition),
+            lag: 4,
+        };
+        let mut lines = lines(&totals, &latencies, vec![behind(0), behind(1)]);
+        let shipping = lines.pop().unwrap();
+        assert_eq!(
+            (shipping.group.as_deref(), shipping.lag),
+            (Some("shipping"), Some(8)),
+            "nothing else was seen of it"
+        );
+        lines
     }
 
     #[test]

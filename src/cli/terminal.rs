@@ -171,6 +171,17 @@ impl Table {
         self.rows.push(cells);
     }
 
+    /// It has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether it needs no second block.
+    pub fn fits(&self, width: usize) -> bool {
+        let all: Vec<usize> = (0..self.heading.len()).collect();
+        self.within(width, &all).1
+    }
+
     /// The table's lines. At most `width` columns wide unless names and one column of numbers alone need more.
     pub fn render(&self, width: usize, colors: bool, out: &mut String) {
         let all: Vec<usize> = (0..self.heading.len()).collect();

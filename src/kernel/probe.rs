@@ -1,8 +1,10 @@
 //! What this kernel, these privileges and these options allow: the facts of `acktrail doctor`, each tried for real where
 //! that can be done without disturbing anybody.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::net::SocketAddr;
 
 use super::brokers::Brokers;
 use super::programs::{Loaded, Storage};
@@ -223,15 +225,23 @@ fn brokers(ring_bytes: u32) -> Finding {
             let advice = "start the broker, or name its port (--port); connections are also known by their first bytes";
             finding_of(NAME, Standing::Info, "none found".to_owned(), Some(advice))
         }
-        Ok(found) => {
-            let list: Vec<String> = found
-                .iter()
-                .map(|broker| format!("{} at {} (process {})", broker.system, broker.address, broker.owner.pid))
-                .collect();
-            finding_of(NAME, Standing::Ok, list.join(", "), None)
-        }
+        Ok(found) => finding_of(NAME, Standing::Ok, by_process(&found), None),
         Err(error) => finding_of(NAME, Standing::Degraded, format!("cannot be looked for: {error}"), None),
     }
+}
+
+/// `kafka (process 4711) at 127.0.0.1:9092, 127.0.0.1:9093; rabbitmq …`: a broker listens at several ports.
+fn by_process(found: &[Broker]) -> String {
+    let mut processes: BTreeMap<(&str, u32), Vec<SocketAddr>> = BTreeMap::new();
+    for broker in found {
+        processes.entry((broker.system, broker.owner.pid)).or_default().push(broker.address);
+    }
+    let list = processes.into_iter().map(|((system, process), mut addresses)| {
+        addresses.sort_unstable();
+        let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+        format!("{system} (process {process}) at {}", addresses.join(", "))
+    });
+    list.collect::<Vec<_>>().join("; ")
 }
 
 fn find_brokers(ring_bytes: u32) -> Result<Vec<Broker>, super::SetupError> {
@@ -255,12 +265,32 @@ fn find_brokers(ring_bytes: u32) -> Result<Vec<Broker>, super::SetupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::Owner;
 
     #[test]
     fn releases_have_versions() {
         assert_eq!(version("6.18.44-fc-v669"), Some((6, 18)));
         assert_eq!(version("5.15.0-1"), Some((5, 15)));
         assert_eq!(version("nonsense"), None);
+    }
+
+    #[test]
+    fn a_broker_is_told_once_with_all_its_ports() {
+        let broker = |system, pid, address: &str| Broker {
+            system,
+            address: address.parse().unwrap(),
+            netns: 1,
+            owner: Owner { pid, executable: "java".to_owned() },
+        };
+        let found = [
+            broker("rabbitmq", 7, "[::]:5672"),
+            broker("kafka", 9, "127.0.0.1:9093"),
+            broker("kafka", 9, "127.0.0.1:9092"),
+            broker("kafka", 8, "0.0.0.0:9094"),
+        ];
+        let expected = "kafka (process 8) at 0.0.0.0:9094; kafka (process 9) at 127.0.0.1:9092, 127.0.0.1:9093; \
+            rabbitmq (process 7) at [::]:5672";
+        assert_eq!(by_process(&found), expected);
     }
 
     #[test]
