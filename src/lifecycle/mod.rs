@@ -401,6 +401,8 @@ impl Lifecycles {
             }
             Operation::Gap(gap) => {
                 self.missed(time, connection);
+                let party = self.party(connection);
+                self.logs.missed(time, &party);
                 if gap.from_broker {
                     self.unseen.hole(time);
                 }
@@ -414,6 +416,8 @@ impl Lifecycles {
             }
             Operation::Trouble(trouble) => {
                 self.missed(time, connection);
+                let party = self.party(connection);
+                self.logs.missed(time, &party);
                 self.unseen.missed(time);
                 let event = self.event(time, connection, "parse_trouble");
                 observer.event(&Event { detail: Some(trouble.name()), ..event });

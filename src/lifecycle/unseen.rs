@@ -62,6 +62,9 @@ impl Lifecycles {
         if self.unseen.losing && !losing {
             self.unseen.missed(counters.time);
         }
+        if losing {
+            self.logs.missed_somewhere(counters.time);
+        }
         (self.unseen.lost, self.unseen.losing) = (lost, losing);
     }
 
@@ -70,6 +73,7 @@ impl Lifecycles {
     pub fn handle_unseen(&mut self) {
         if !std::mem::replace(&mut self.unseen.elsewhere, true) {
             self.endings.unseen();
+            self.logs.leaves_out();
         }
     }
 

@@ -162,6 +162,8 @@ pub(super) struct Chain {
     copied: VecDeque<Copied>,
     /// What the group has committed: all before it is done.
     pub committed: Option<i64>,
+    /// When the group was last heard to say where it stands.
+    pub heard: Option<Timestamp>,
     /// Behind the last offset that the group was handed.
     pub reached: Option<i64>,
     /// Where the group stands, for its lag: also as others than its committing members told.

@@ -8,7 +8,7 @@ use super::super::message::Moment;
 use super::super::party::Party;
 use super::super::transition::{Evidence, Observer, Reason, State, Transition};
 use super::chain::{Chain, Delivery, Piece};
-use super::consumers::{Consumer, Found};
+use super::consumers::{Application, Consumer, Found};
 use super::lag;
 use super::lines::Subject;
 use super::topics::Place;
@@ -36,9 +36,14 @@ struct Extent {
 
 impl Fetched<'_> {
     /// What of it the consumer asked for: whole batches come, also where it asked from an offset inside one.
-    fn extent(&self, reached: Option<i64>) -> Option<Extent> {
+    fn extent(&self, chain: &Chain) -> Option<Extent> {
         let (first, last) = (self.batches.first()?.first, self.batches.last()?.last);
-        let asked = self.from.or(reached).filter(|from| (first..=last).contains(from)).unwrap_or(first);
+        // Where nobody knows from where on, it goes on where it was, or from where its group stands.
+        let likely = || [chain.reached, chain.committed].into_iter().flatten().filter(|at| *at <= last).max();
+        let asked = self.from.or_else(likely).map_or(first, |from| from.max(first));
+        if asked > last {
+            return None;
+        }
         let within = self.batches.iter().filter(|batch| batch.last >= asked);
         let count = within.map(|batch| batch.records - batch.records.min(before(batch, asked))).sum();
         (count > 0).then_some(Extent { first: asked, last, count })
@@ -68,12 +73,13 @@ impl Logs {
         if found.consumer.group().is_some() {
             self.adopt(party, place, &mut chain);
         }
-        if let Some(extent) = fetched.extent(chain.reached) {
+        if let Some(extent) = fetched.extent(&chain) {
             if fetched.aborted {
                 self.dropped(time, party, place, &found.consumer, extent, observer);
                 chain.reached = chain.reached.max(Some(extent.last + 1));
             } else {
                 self.take_back(time, party, place, (&mut chain, &found), extent, observer);
+                let found = Found { guessed: found.guessed || fetched.from.is_none(), ..found.clone() };
                 self.dispatch(time, party, place, (&mut chain, &found), (extent, fetched.batches), observer);
                 let (offsets, read) = ((extent.first, extent.last), (fetched.flow, fetched.end));
                 self.awaits_read(time, party, (place, &found.consumer), offsets, read);
@@ -94,7 +100,7 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         for piece in chain.take(extent.first, extent.last) {
-            let same = piece.holder.is_same_application(party) && piece.assignment == found.assignment;
+            let same = Application::is_of_both(&piece.holder, party) && piece.assignment == found.assignment;
             if same || found.consumer.group().is_none() {
                 chain.sent_again(&piece);
             } else {
@@ -292,7 +298,8 @@ impl Logs {
         let Some(known) = self.partitions.get_mut(&place) else { return };
         let Some(mut chain) = known.chains.remove(&consumer) else { return };
         for piece in chain.take(i64::MIN, i64::MAX) {
-            if piece.holder.is_same_application(party) {
+            // What may have been committed unheard shows when it is handed out again, or covered by another commit.
+            if Application::is_of_both(&piece.holder, party) || !self.is_uncommitted(&chain, &piece) {
                 chain.put(piece);
             } else {
                 self.fail(time, place, &consumer, &mut chain, &piece, Reason::Rebalanced, observer);
@@ -314,7 +321,7 @@ impl Logs {
             let Some(known) = self.partitions.get_mut(&place) else { continue };
             let Some(mut chain) = known.chains.remove(&consumer) else { continue };
             for piece in chain.take(i64::MIN, i64::MAX) {
-                if piece.holder.is_same_application(party) {
+                if Application::is_of_both(&piece.holder, party) && self.is_uncommitted(&chain, &piece) {
                     self.fail(time, place, &consumer, &mut chain, &piece, Reason::Rebalanced, observer);
                 } else {
                     chain.put(piece);

@@ -30,6 +30,16 @@ impl Application {
         let connection = unknown.then_some(party.connection);
         Application { process, host, client: party.client_name.clone(), connection }
     }
+
+    /// The same, without what it calls itself.
+    pub fn unnamed(self) -> Application {
+        Application { client: None, ..self }
+    }
+
+    /// Whether two connections are of one application.
+    pub fn is_of_both(one: &Party, other: &Party) -> bool {
+        one.connection == other.connection || Application::of(one) == Application::of(other)
+    }
 }
 
 /// Whose offsets a partition is read by.

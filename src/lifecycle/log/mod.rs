@@ -15,7 +15,7 @@
 //! | of an aborted transaction, for a reader of committed messages | none | Dropped |
 //! | copied to a retry topic, or a dead-letter topic, and the copy is in the log | Dispatched, Processing, Acknowledged, Failed, Retrying | Retrying, DeadLettered |
 //! | the application read it | Dispatched | Processing |
-//! | the partition was assigned to another member, or its member left | Dispatched, Processing | Failed |
+//! | the partition was assigned to another member, or its member left, and no commit can have been missed | Dispatched, Processing | Failed |
 //! | the group committed a later offset | Dispatched, Processing | Acknowledged |
 //! | a share group's member accepted, released, rejected it | Dispatched, Processing | Acknowledged; Failed; Rejected, Dropped |
 //! | a share group's member was given it once more, and nobody had released it | Dispatched, Processing | Failed, Dispatched |
@@ -34,6 +34,7 @@ mod produce;
 mod settle;
 mod share;
 mod topics;
+mod unheard;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -77,6 +78,7 @@ pub(super) struct Logs {
     consumers: Consumers,
     /// What the applications have still to read, by connection, in order.
     unread: HashMap<ConnectionId, VecDeque<Unread>>,
+    unheard: unheard::Unheard,
     /// What counts when a producer's transaction does.
     transactions: HashMap<i64, settle::Transaction>,
     groups: lag::Groups,
@@ -130,6 +132,7 @@ impl Logs {
             LogOperation::Reaches { partition, end, stable } => self.reaches(time, partition, *end, *stable),
             LogOperation::TopicGone(topic) => self.topic_gone(topic),
             LogOperation::OffsetsDeleted { group, partition } => self.offsets_deleted(group, partition.as_ref()),
+            LogOperation::Unread => self.missed(time, party),
             LogOperation::MemberSeen(member) => {
                 self.groups.heard(&member.group, time);
                 self.consumers.seen(party, member);
@@ -157,6 +160,28 @@ impl Logs {
                 self.transaction_ended(time, *producer, *committed, *error, observer);
             }
         }
+    }
+
+    /// Something that was said on a party's connection was not understood: it may have been a commit, or a transaction's end.
+    pub fn missed(&mut self, time: Timestamp, party: &Party) {
+        self.unheard.missed(time, party);
+        self.transactions.retain(|_, transaction| !transaction.is_of(party));
+    }
+
+    /// Something was lost, nobody knows on which connection.
+    pub fn missed_somewhere(&mut self, time: Timestamp) {
+        self.unheard.missed_somewhere(time);
+    }
+
+    /// Some connections are not watched: from now on nothing is concluded from what was not seen.
+    pub fn leaves_out(&mut self) {
+        self.unheard.leaves_out();
+    }
+
+    /// Whether a piece is known not to be committed: it would have been heard of.
+    fn is_uncommitted(&self, chain: &Chain, piece: &chain::Piece) -> bool {
+        let since = chain.heard.map_or(piece.dispatched, |heard| heard.max(piece.dispatched));
+        self.unheard.heard_all(since, &piece.holder)
     }
 
     /// A connection ended.

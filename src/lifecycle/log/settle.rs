@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::super::party::Party;
 use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
 use super::chain::{Chain, Piece};
-use super::consumers::Consumer;
+use super::consumers::{Application, Consumer};
 use super::lines::Subject;
 use super::topics::Place;
 use super::{Logs, copies};
@@ -31,6 +31,13 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
+    /// Whether something in it is of the application that speaks on this connection.
+    pub fn is_of(&self, party: &Party) -> bool {
+        let mut parties =
+            self.commits.iter().map(|commit| &commit.party).chain(self.copies.iter().map(|stored| &stored.party));
+        parties.any(|of| Application::is_of_both(of, party))
+    }
+
     fn is_full(&self) -> bool {
         self.commits.len() + self.copies.len() >= Logs::PROMISED
     }
@@ -142,6 +149,7 @@ impl Logs {
         {
             chain.told_to_stand(offset, time);
             chain.committed = chain.committed.or(offset);
+            chain.heard = chain.heard.max(Some(time));
             self.put_chain(place, consumer, chain);
         }
         self.consumers.touched(party, member, place);
@@ -160,6 +168,7 @@ impl Logs {
         let Some(mut chain) = self.take_chain(place, &consumer) else { return };
         self.adopt(party, place, &mut chain);
         chain.stands(offset, time);
+        chain.heard = chain.heard.max(Some(time));
         if chain.committed.is_some_and(|committed| offset < committed) {
             self.went_back((time, asked), party, place, (&consumer, offset), &mut chain, observer);
         } else {

@@ -46,6 +46,7 @@ impl Stage {
             }
             "gone" => LogOperation::TopicGone(partition_of(&format!("{}/0", words.plain[2])).topic),
             "forget" => LogOperation::OffsetsDeleted { group: member(words).group, partition: named },
+            "unread" => LogOperation::Unread,
             "member" => LogOperation::MemberSeen(member(words)),
             "assign" => LogOperation::Assigned {
                 member: member(words),

@@ -17,7 +17,7 @@ use crate::protocol::operation::{Gap, Operation};
 use crate::protocol::output::Output;
 use crate::stream::{Flow, Position};
 
-/// Aborted transactions that one partition of a response may name. Of more, the messages are taken for committed ones.
+/// Aborted transactions that one partition of a response may name. Where there are more, nothing is told of transactions.
 const MOST_ABORTED: usize = 10_000;
 /// Copies in one batch. Of more, the others are taken for messages of their own.
 const MOST_COPIES: usize = 65_536;
@@ -66,6 +66,8 @@ pub(super) struct Collector {
     kept: Option<Vec<u8>>,
     /// They were wanted.
     wanted: bool,
+    /// Which transactions were aborted, or where they end, is not known.
+    abort_unknown: bool,
     /// The record of a control batch says that its transaction was aborted.
     marker: Option<Marker>,
 }
@@ -75,6 +77,7 @@ impl Collector {
     pub fn begin(&mut self) {
         self.run.clear();
         self.aborted.clear();
+        self.abort_unknown = false;
         self.begun = 0;
         self.aborting.clear();
     }
@@ -83,7 +86,19 @@ impl Collector {
     pub fn aborted(&mut self, producer: i64, first_offset: i64) {
         if self.aborted.len() < MOST_ABORTED {
             self.aborted.push((producer, first_offset));
+        } else {
+            self.abort_unknown();
         }
+    }
+
+    /// A transaction was aborted, and nobody knows which, or whether that matters to the reader.
+    pub fn abort_unknown(&mut self) {
+        self.abort_unknown = true;
+    }
+
+    /// Batches are missing. With them the ends of transactions may be.
+    fn missed(&mut self) {
+        self.abort_unknown |= !self.aborted.is_empty();
     }
 
     /// Memory in bytes.
@@ -199,6 +214,8 @@ impl Sink<'_, '_> {
                 let copies = std::mem::take(&mut self.collector.copies);
                 self.out.push(Operation::Log(LogOperation::Produced { request, partition, batch: read, acks, copies }));
             }
+            // Handed over, or dropped by the consumer's library: nobody knows.
+            Purpose::Consume { .. } if read.transactional && self.collector.abort_unknown => self.flush(),
             Purpose::Consume { .. } => {
                 let aborted = self.collector.is_aborted(batch.producer_id, read.last) && read.transactional;
                 if !aborted {
@@ -290,6 +307,9 @@ impl Visitor for Sink<'_, '_> {
     fn lost(&mut self, lost: Lost) {
         match (lost.why, self.purpose) {
             (Loss::Hole, _) => {
+                // What is told together has no hole inside.
+                self.flush();
+                self.collector.missed();
                 let from_broker = !matches!(self.purpose, Purpose::Produce { .. });
                 let bytes = Some(lost.bytes);
                 self.out.push(Operation::Gap(Gap { from_broker, channel: None, bytes, deliveries: None }));

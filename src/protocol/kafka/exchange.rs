@@ -19,8 +19,8 @@ pub(super) enum Context {
     Produce { request: RequestId, answered: bool },
     /// Fetch, by a consumer.
     Fetch {
-        /// It wants committed messages only.
-        committed: bool,
+        /// It wants committed messages only; `None`: not known.
+        committed: Option<bool>,
     },
     /// Fetch, by another broker.
     Replicate,

@@ -34,6 +34,7 @@ mod records;
 mod row;
 mod scribe;
 mod session;
+mod side;
 mod table;
 mod visitor;
 mod walk;

@@ -459,10 +459,14 @@ impl Visitor for Scribe<'_, '_> {
             }
             Field::Aborted => {
                 let row = &self.reading.row;
-                if let (Some(producer), Some(first), Context::Fetch { committed: true }) =
-                    (row.number(Field::ProducerId), row.number(Field::FirstOffset), &*self.context)
-                {
-                    self.reading.collector.aborted(producer, first);
+                let transaction = row.number(Field::ProducerId).zip(row.number(Field::FirstOffset));
+                match (transaction, &*self.context) {
+                    (_, Context::Fetch { committed: Some(false) }) => {}
+                    (Some((producer, first)), Context::Fetch { committed: Some(true) }) => {
+                        self.reading.collector.aborted(producer, first);
+                    }
+                    // Who is handed what is not known.
+                    _ => self.reading.collector.abort_unknown(),
                 }
             }
             Field::Members if self.is_request && self.layout.key() == api::LEAVE_GROUP => {
@@ -489,7 +493,7 @@ impl Visitor for Scribe<'_, '_> {
             }
             (Field::Replica, Value::Int(replica)) if replica >= 0 => *self.context = Context::Replicate,
             (Field::Isolation, Value::Int(level)) => match &mut *self.context {
-                Context::Fetch { committed } => *committed = level == 1,
+                Context::Fetch { committed } => *committed = Some(level == 1),
                 Context::Ends(ends) => ends.committed = level == 1,
                 _ => {}
             },

@@ -10,7 +10,8 @@ use super::header::{RequestHeader, ResponseHeader};
 use super::layout::{Direction, Layout};
 use super::memory::Memory;
 use super::originals::Whereabouts;
-use super::scribe::{Reading, Scribe, api};
+use super::scribe::{Scribe, api};
+use super::side::{Side, State};
 use super::visitor::Outcome;
 use super::walk::Walk;
 use crate::protocol::Trouble;
@@ -28,6 +29,9 @@ const RESPONSE_HEAD: usize = SIZE + ResponseHeader::LENGTH;
 /// No broker takes or sends as much at once (`socket.request.max.bytes` is 100 MiB, `fetch.max.bytes` 55 MiB by default).
 pub(super) const LARGEST: i32 = 1 << 30;
 
+/// The version of Fetch from which on it says whether it wants committed messages only (KIP-98).
+const FETCH_ISOLATED: i16 = 4;
+
 /// A session of Kafka's protocol.
 pub(in crate::protocol) struct Session {
     client: Flow,
@@ -44,71 +48,6 @@ pub(in crate::protocol) struct Session {
     raw_login: bool,
 }
 
-/// What is read of one flow.
-struct Side {
-    state: State,
-    position: Position,
-    head: [u8; REQUEST_HEAD],
-    held: usize,
-    header: RequestHeader,
-    context: Context,
-    reading: Box<Reading>,
-}
-
-enum State {
-    /// A frame begins.
-    Head,
-    /// Inside of one that is read.
-    Body(Box<Walk>, Position),
-    /// Inside of one that is not.
-    Skip { left: u64, secret: bool },
-    /// Nobody knows where the next one begins.
-    Lost,
-}
-
-impl Side {
-    fn new(late: bool) -> Side {
-        Side {
-            state: if late { State::Lost } else { State::Head },
-            position: 0,
-            head: [0; REQUEST_HEAD],
-            held: 0,
-            header: RequestHeader { api_key: -1, api_version: -1, correlation_id: 0 },
-            context: Context::Plain,
-            reading: Box::default(),
-        }
-    }
-
-    /// Fills the head; false if there is more of it to come.
-    fn fill(&mut self, bytes: &mut &[u8], length: usize) -> bool {
-        let wanted = length.saturating_sub(self.held).min(bytes.len());
-        let (taken, rest) = bytes.split_at(wanted);
-        if let Some(place) = self.head.get_mut(self.held..self.held + wanted) {
-            place.copy_from_slice(taken);
-        }
-        self.held += wanted;
-        self.position += wanted as Position;
-        *bytes = rest;
-        self.held == length
-    }
-
-    /// The frame's size, of which these bytes of the head are a part; `None` where that cannot be.
-    fn size(&mut self, of_head: usize) -> Option<u32> {
-        self.held = 0;
-        let size = i32::from_be_bytes(*self.head.first_chunk()?);
-        let left = size.checked_sub(i32::try_from(of_head).ok()?)?;
-        u32::try_from(left).ok().filter(|_| size <= LARGEST)
-    }
-
-    fn cost(&self) -> usize {
-        let walk = match &self.state {
-            State::Body(walk, _) => size_of::<Walk>() + walk.cost(),
-            _ => 0,
-        };
-        walk + self.reading.cost()
-    }
-}
-
 impl Session {
     /// A session of a connection whose client sends this flow. Says who speaks there.
     pub fn new(client: Flow, facts: Option<&Facts>, out: &mut Output<'_>) -> Session {
@@ -116,6 +55,9 @@ impl Session {
         let application = out.originals.join(Whereabouts::of(out.connection, client, facts));
         let memory = Memory::new(client, late, application);
         memory.tell_facts(out);
+        if late {
+            out.push(Operation::Log(LogOperation::Unread));
+        }
         Session {
             client,
             requests: Side::new(late),
@@ -157,13 +99,13 @@ impl Session {
         let mut at_start = packet_start;
         while !bytes.is_empty() {
             if matches!(self.side(is_request).state, State::Lost) && !self.found(is_request, bytes, at_start) {
-                self.pass_over(is_request, bytes.len(), out.connection, ledger.secrets);
+                self.pass_over(is_request, bytes.len(), out, ledger.secrets);
                 return;
             }
             at_start = false;
             match &mut self.side(is_request).state {
                 State::Head if is_request => self.request_head(&mut bytes, out, ledger.secrets),
-                State::Head => self.response_head(&mut bytes, out),
+                State::Head => self.response_head(&mut bytes, out, ledger.secrets),
                 State::Body(..) => self.body(is_request, &mut bytes, out, ledger.secrets),
                 State::Skip { .. } => self.skip(is_request, &mut bytes, out.connection, ledger.secrets),
                 State::Lost => return,
@@ -186,7 +128,13 @@ impl Session {
         let mut left = length;
         while left > 0 {
             match &mut self.side(is_request).state {
-                State::Body(..) => self.body_hole(is_request, &mut left, out, ledger.secrets),
+                State::Body(walk, _) => {
+                    // What was in record batches says nothing of groups.
+                    if !walk.is_in_records(left) {
+                        self.unread(is_request, out);
+                    }
+                    self.body_hole(is_request, &mut left, out, ledger.secrets);
+                }
                 State::Skip { left: of_frame, .. } => {
                     let missed = left.min(*of_frame);
                     *of_frame -= missed;
@@ -215,7 +163,9 @@ impl Session {
         for is_request in [true, false] {
             self.cut_short(is_request, out);
         }
-        self.exchange.drain().for_each(drop);
+        // Whether the broker answered these is not known where what it said last is not.
+        let lost = matches!(self.responses.state, State::Lost);
+        self.exchange.drain().filter(|_| lost).for_each(|pending| missed(&pending, out));
         out.originals.leave(self.memory.application);
     }
 
@@ -249,7 +199,7 @@ impl Session {
         side.header = header;
         side.context = match header.api_key {
             api::PRODUCE => Context::Produce { request: RequestId(self.count), answered: true },
-            api::FETCH => Context::Fetch { committed: false },
+            api::FETCH => Context::Fetch { committed: (header.api_version < FETCH_ISOLATED).then_some(false) },
             api::LIST_OFFSETS => Context::Ends(Box::default()),
             _ => Context::Plain,
         };
@@ -280,7 +230,7 @@ impl Session {
         let is_short = side.held == SIZE && (size as usize) < shortest;
         if is_short {
             side.held = 0;
-            side.state = State::Skip { left: u64::from(size), secret: is_request };
+            side.state = State::Skip { left: u64::from(size), secret: true };
         }
         is_short
     }
@@ -290,15 +240,16 @@ impl Session {
         let side = &mut self.requests;
         let known = detect::header(&side.head);
         match left {
-            // Nobody knows what is in it: it may be a password.
+            // Nobody knows what is in it: it may be a password. What it is, a replay has to know as well.
             Some(left) if self.raw_login || known.is_some() => {
-                secrets.add(out.connection, self.client, frame + SIZE as Position..side.position);
                 if let (Some(header), false) = (known, self.raw_login) {
                     if Layout::is_followed(header.api_key) || header.api_key > detect::LARGEST_API {
                         out.trouble(Trouble::Unknown);
                     }
                     self.requests.header = header;
                     self.sent(Context::Unknown, Outcome::Complete, out);
+                } else {
+                    secrets.add(out.connection, self.client, frame + SIZE as Position..side.position);
                 }
                 self.requests.state = State::Skip { left: u64::from(left), secret: true };
             }
@@ -309,7 +260,7 @@ impl Session {
         }
     }
 
-    fn response_head(&mut self, bytes: &mut &[u8], out: &mut Output<'_>) {
+    fn response_head(&mut self, bytes: &mut &[u8], out: &mut Output<'_>, secrets: &mut Secrets) {
         if self.short_token(false, bytes, ResponseHeader::LENGTH) {
             return;
         }
@@ -324,11 +275,14 @@ impl Session {
         let [_, _, _, _, correlation @ .., _, _, _, _] = side.head;
         let correlation = ResponseHeader::read(correlation).correlation_id;
         let Some(pending) = answered(&mut self.exchange, correlation, out) else {
-            // A login's own bytes, or the answer to what was not seen.
-            if !self.late && !self.raw_login {
+            // A login's own bytes, by which a password can be tried out, or the answer to what was not seen.
+            let (secret, from) = (self.raw_login, side.position - ResponseHeader::LENGTH as Position);
+            if secret {
+                secrets.add(out.connection, self.client.reverse(), from..side.position);
+            } else if !self.late {
                 out.trouble(Trouble::UnexpectedFrame);
             }
-            self.responses.state = State::Skip { left: u64::from(left), secret: false };
+            self.responses.state = State::Skip { left: u64::from(left), secret };
             return;
         };
         self.late = false;
@@ -361,6 +315,7 @@ impl Session {
 
     fn body_hole(&mut self, is_request: bool, missing: &mut u64, out: &mut Output<'_>, secrets: &mut Secrets) {
         let before = *missing;
+        self.side(is_request).torn = true;
         let outcome = self.walk(is_request, out, secrets, |walk, scribe| walk.feed_hole(missing, scribe));
         self.side(is_request).position += before - *missing;
         self.ended(is_request, outcome, out);
@@ -411,8 +366,12 @@ impl Session {
         let side = self.side(is_request);
         side.state = State::Head;
         let context = mem::replace(&mut side.context, Context::Plain);
+        let torn = mem::take(&mut side.torn) || outcome != Outcome::Complete;
         if is_request {
             self.sent(context, outcome, out);
+        } else if torn {
+            let header = side.header;
+            missed(&Pending { header, context }, out);
         }
     }
 
@@ -432,14 +391,14 @@ impl Session {
     }
 
     fn skip(&mut self, is_request: bool, bytes: &mut &[u8], connection: ConnectionId, secrets: &mut Secrets) {
-        let client = self.client;
+        let flow = if is_request { self.client } else { self.client.reverse() };
         let side = self.side(is_request);
         let State::Skip { left, secret } = &mut side.state else { return };
         let length = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
         *left -= length as u64;
         let ends = *left == 0;
         if *secret {
-            secrets.add(connection, client, side.position..side.position + length as Position);
+            secrets.add(connection, flow, side.position..side.position + length as Position);
         }
         side.position += length as Position;
         *bytes = bytes.get(length..).unwrap_or_default();
@@ -455,6 +414,7 @@ impl Session {
         if !matches!(side.state, State::Lost) {
             side.state = State::Lost;
             side.held = 0;
+            self.unread(is_request, out);
             out.push(Operation::Gap(gap(!is_request, bytes)));
         }
     }
@@ -492,14 +452,23 @@ impl Session {
         found
     }
 
+    /// Something is not understood, from where on fetches want what among it.
+    fn unread(&mut self, is_request: bool, out: &mut Output<'_>) {
+        if is_request {
+            self.memory.fetches.clear();
+        }
+        out.push(Operation::Log(LogOperation::Unread));
+    }
+
     /// Bytes that nobody can read. A client's may be its login.
-    fn pass_over(&mut self, is_request: bool, length: usize, connection: ConnectionId, secrets: &mut Secrets) {
+    fn pass_over(&mut self, is_request: bool, length: usize, out: &mut Output<'_>, secrets: &mut Secrets) {
+        self.unread(is_request, out);
         let client = self.client;
         let side = self.side(is_request);
         let from = side.position;
         side.position += length as Position;
         if is_request {
-            secrets.add(connection, client, from..side.position);
+            secrets.add(out.connection, client, from..side.position);
         }
     }
 }

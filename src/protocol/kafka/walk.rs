@@ -80,6 +80,11 @@ impl Walk {
         self.cursor.left()
     }
 
+    /// Whether the next so many bytes of it are of record batches.
+    pub fn is_in_records(&self, length: u64) -> bool {
+        matches!(self.state, State::Records { left } if length <= u64::from(left))
+    }
+
     /// Takes what belongs to this body off the input. Gives how it ended once it has; `None` if all of the input was taken
     /// and more is to come. A body without bytes has to be fed with nothing once.
     pub fn feed(&mut self, input: &mut &[u8], visitor: &mut impl Visitor) -> Option<Outcome> {

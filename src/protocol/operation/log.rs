@@ -241,6 +241,8 @@ pub enum LogOperation {
         /// The partition; `None`: all.
         partition: Option<Partition>,
     },
+    /// Something that passed on this connection was not understood: bytes of it are missing, or nobody knows where a frame begins.
+    Unread,
     /// A consumer speaks here as a member of a group.
     MemberSeen(Member),
     /// What a member consumes from now on, and nothing else.

@@ -98,14 +98,14 @@ class Agent:
 class Recorder(Agent):
     """`acktrail record` instead: a recording of what the kernel delivers."""
 
-    def __init__(self, directory, port):
-        super().__init__(directory, port, name="record")
+    def __init__(self, directory, port, *options):
+        super().__init__(directory, port, *options, name="record")
         self.file = directory / "recording.acktrail"
 
     def command(self):
         """What is started."""
         return [binary(), "record", str(self.file), "--config", str(self._config), "--port", str(self.port), "--ready-file",
-                str(self._ready)]
+                str(self._ready), *self.options]
 
     def stop(self):
         """SIGTERM."""

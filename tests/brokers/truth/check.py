@@ -348,6 +348,21 @@ def losses(summary):
             for reason, entry in reasons.items() if entry["count"]}
 
 
+def judge(words, checker, summary, report_, tally):
+    """The lines of a whole run, and its closing summary, against the truth. `checker` is either protocol's, `report_` its table."""
+    print(f"\n== {words}")
+    seen, results = checker.seen, checker.run()
+    report_(results, checker.strangers)
+    for result in results:
+        tally.check(not result.differences, f"{result.prefix} ({words}): {(result.differences or ['equal'])[0]}")
+    tally.check(not checker.strangers, f"{len(checker.strangers)} lines belong to no scenario ({words}): {checker.strangers[:1]}")
+    tally.check(not seen.broken, f"lines that are no JSON: {seen.broken[:3]}")
+    wrong = check_summary(summary, seen)
+    tally.check(not wrong, f"{words}: {'; '.join(wrong)}")
+    tally.check(not losses(summary), f"{words}: lost {losses(summary)}")
+    return checker
+
+
 def report(results, strangers, limit=2, out=print):
     """Prints the table and the first differences in full. Returns how many scenarios differ."""
     out(HEADING)

@@ -196,7 +196,7 @@ def killed(broker, directory, tally):
 
 def stalled(broker, directory, tally):
     """A tiny ring, and its reader stopped for a second: what is lost is counted to the byte, and nothing wrong is said."""
-    capture = Capture(broker.port, directory / "stalled.pcapng")
+    capture = Capture(directory / "stalled.pcapng", broker.port)
     with Agent(directory, broker.port, "--ring-size", RING, "--summary-interval", "100ms", name="stalled") as agent:
         # A time to live that passes while the agent is there: what nobody saw being delivered is not Expired for that.
         process, log = load(broker, directory, "stalled", 8, size=2000, ttl=TTL_MS)

@@ -8,11 +8,12 @@ import time
 from .places import spawn, stop
 
 class Capture:
-    """Writes what crosses a port of the loopback interface into a pcapng file."""
+    """Writes what crosses ports of the loopback interface into a pcapng file."""
 
-    def __init__(self, port, path):
-        self.port, self.path = port, path
-        self.process = spawn(["dumpcap", "-q", "-i", "lo", "-B", "256", "-f", f"tcp port {port}", "-w", str(path)],
+    def __init__(self, path, *ports):
+        self.path = path
+        chosen = " or ".join(f"tcp port {port}" for port in ports)
+        self.process = spawn(["dumpcap", "-q", "-i", "lo", "-B", "256", "-f", chosen, "-w", str(path)],
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 10
         while not (path.exists() and path.stat().st_size):

@@ -20,7 +20,7 @@ import traceback
 from . import scenarios  # noqa: F401  (registers them)
 from .agent import Agent, Recorder, replay
 from .broker import VERSIONS, Broker
-from .check import Checker, Seen, check_summary, losses, report
+from .check import Checker, Seen, judge, report
 from .collector import Collector
 from .log import read
 from .mutate import prove
@@ -128,7 +128,7 @@ def run(version, options, tally):
     began = time.monotonic()
     with Broker(version, directory / "broker", policies=POLICIES) as broker:
         print(f"RabbitMQ {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
-        capture = Capture(broker.port, directory / "capture.pcapng")
+        capture = Capture(directory / "capture.pcapng", broker.port)
         before = broker.counters()
         agents, collector = [], None
         if not options.witness:
@@ -151,32 +151,20 @@ def run(version, options, tally):
         prove(logs, 500, tally)
         if not options.witness:
             agent, recorder = agents
-            checker = judge("live", logs, agent.lines, agent.summary, True, tally)
+            checker = hold("live", logs, agent.lines, agent.summary, True, tally)
             check_telemetry(*collector.stop(), checker, tally)
             lines, summary, _ = replay(recorder.file, broker.port, directory, name="replay-recording")
-            recorded = judge("recorded and replayed", logs, lines, summary, True, tally)
+            recorded = hold("recorded and replayed", logs, lines, summary, True, tally)
             lines, summary, _ = replay(capture.path, broker.port, directory)
-            captured = judge("replayed from the capture file", logs, lines, summary, False, tally)
+            captured = hold("replayed from the capture file", logs, lines, summary, False, tally)
             check_identities({"recording": recorded, "capture file": captured}, checker, tally)
             check_methods(counts, capture.path, broker.port, directory, tally)
             check_torn(options.torn or ("late",), logs, capture.path, broker.port, directory, tally)
 
 
-def judge(words, logs, lines, summary, live, tally):
+def hold(words, logs, lines, summary, live, tally):
     """acktrail's lines against the truth; returns the checker that compared them."""
-    print(f"\n== {words}")
-    seen = Seen(lines)
-    checker = Checker(logs, seen, live=live)
-    results = checker.run()
-    report(results, checker.strangers)
-    for result in results:
-        tally.check(not result.differences, f"{result.prefix} ({words}): {(result.differences or ['equal'])[0]}")
-    tally.check(not checker.strangers, f"{len(checker.strangers)} lines belong to no scenario ({words})")
-    tally.check(not seen.broken, f"lines that are no JSON: {seen.broken[:3]}")
-    wrong = check_summary(summary, seen)
-    tally.check(not wrong, "; ".join(wrong))
-    tally.check(not losses(summary), f"lost: {losses(summary)}")
-    return checker
+    return judge(words, Checker(logs, Seen(lines), live=live), summary, report, tally)
 
 
 def check_identities(others, live, tally):

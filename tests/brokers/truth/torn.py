@@ -1,6 +1,7 @@
 """Every scenario again, from a capture file of which a part is missing: what is said of the rest must be true.
 
-`late` leaves out all before a random moment, as an agent sees that attaches then; `holes` leaves out packets here and there.
+`late` leaves out all before a random moment, as an agent sees that attaches then; `holes` leaves out packets here and there,
+`bites` bytes inside of packets.
 """
 
 import collections
@@ -17,6 +18,10 @@ SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6
 TSRESOL = 9
 # Part of the packets that is left out, and the longest run of them.
 HOLES, RUN = 0.01, 6
+# Part of the packets that bytes are taken out of, and how many at most.
+BITES, BITE = 0.02, 200
+# Where a packet's bytes begin in a block of the file, and in it the Internet Protocol and TCP.
+FRAME, ETHERNET = 28, 14
 
 
 class Packets:
@@ -53,9 +58,34 @@ class Packets:
         """Places of the packets in [first, last], in seconds."""
         return [place for time, place in zip(self.times, self.places) if first <= time <= last]
 
+    def is_empty(self, place):
+        """Whether a packet has no payload: it opens, acknowledges or ends."""
+        at = place[0] + FRAME + ETHERNET
+        internet = (self.data[at] & 15) * 4
+        (length,) = struct.unpack_from(">H", self.data, at + 2)
+        return length == internet + (self.data[at + internet + 12] >> 4) * 4
+
     def write(self, path, places):
-        """A file of these packets."""
-        path.write_bytes(self.head + b"".join(self.data[begin:end] for begin, end in places))
+        """A file of these packets: places in this one, or blocks."""
+        blocks = (place if isinstance(place, bytes) else self.data[slice(*place)] for place in places)
+        path.write_bytes(self.head + b"".join(blocks))
+
+    def bitten(self, place, rng):
+        """The blocks of a packet without some bytes of its payload: what comes before these, and what behind."""
+        block = self.data[slice(*place)]
+        (captured,) = struct.unpack_from("<I", block, 20)
+        frame = block[FRAME:FRAME + captured]
+        internet = (frame[ETHERNET] & 15) * 4
+        (length,) = struct.unpack_from(">H", frame, ETHERNET + 2)
+        tcp = ETHERNET + internet
+        head = tcp + (frame[tcp + 12] >> 4) * 4
+        payload = frame[head:ETHERNET + length]
+        if len(payload) < 2:
+            return [block]
+        first = rng.randrange(len(payload))
+        last = min(len(payload), first + rng.randint(1, BITE))
+        return [_with_payload(block, frame[:head], tcp, begin, payload[begin:end])
+                for begin, end in ((0, first), (last, len(payload))) if begin < end]
 
 
 def late(rng, packets, first, last):
@@ -76,7 +106,33 @@ def holes(rng, packets, first, last):
     return kept
 
 
-WAYS = {"late": late, "holes": holes}
+def bites(rng, packets, first, last):
+    """Without some bytes of some packets."""
+    kept = []
+    for place in packets.between(first - 0.3, last + 0.3):
+        kept += packets.bitten(place, rng) if rng.random() < BITES else [place]
+    return kept
+
+
+def payload_holes(rng, packets, first, last):
+    """Without the payload of some runs of packets. How connections end, the kernel tells apart from their bytes."""
+    kept = set(holes(rng, packets, first, last))
+    return [place for place in packets.between(first - 0.3, last + 0.3) if place in kept or packets.is_empty(place)]
+
+
+WAYS = {"late": late, "holes": holes, "bites": bites}
+
+
+def _with_payload(block, head, tcp, skipped, payload):
+    """The block of a packet that has this payload instead, which begins so many bytes later."""
+    head = bytearray(head)
+    struct.pack_into(">H", head, ETHERNET + 2, len(head) - ETHERNET + len(payload))
+    (sequence,) = struct.unpack_from(">I", head, tcp + 4)
+    struct.pack_into(">I", head, tcp + 4, (sequence + skipped) % 2**32)
+    frame = bytes(head) + payload
+    length = FRAME + 4 + (len(frame) + 3) // 4 * 4
+    fields = struct.pack("<II", PACKET, length) + block[8:20] + struct.pack("<II", len(frame), len(frame))
+    return fields + frame.ljust(length - FRAME - 4, b"\0") + struct.pack("<I", length)
 
 
 def check_torn(ways, logs, capture, port, directory, tally):

@@ -296,3 +296,39 @@ fn a_login_without_headers_ends_where_requests_go_on() {
     let committed = listener.end().into_iter().filter(is_about_a_log).count();
     assert_eq!(committed, 1, "the requests behind the login are not read");
 }
+
+/// Produce of version 3 with one partition, and its answer; with a hole in the answer nobody knows what it was.
+#[test]
+fn an_answer_with_a_hole_is_lost() {
+    let produce =
+        b"\0\0\0\x03\0\0\0\x01\0\x03app\xff\xff\xff\xff\0\0\0\0\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\0\xff\xff\xff\xff";
+    let answer = [&b"\0\0\0\x01\0\x01t\0\0\0\x01\0\0\0\0\0\0"[..], &7i64.to_be_bytes(), &[0xff; 8], &[0; 4]].concat();
+    let answered = |hole: Option<usize>| {
+        let mut listener = Listener::new();
+        listener.hear(Flow::Forward, &frame(Flow::Forward, produce, b"").bytes, true);
+        let answer = frame(Flow::Backward, &1i32.to_be_bytes(), &answer).bytes;
+        let (before, behind) = answer.split_at(hole.unwrap_or(0));
+        listener.hear(Flow::Backward, before, true);
+        let missing = usize::from(hole.is_some());
+        if missing > 0 {
+            listener.miss(Flow::Backward, 1);
+        }
+        listener.hear(Flow::Backward, &behind[missing..], false);
+        let operations = listener.end();
+        let has = |wanted: fn(&LogOperation) -> bool| {
+            operations.iter().any(|operation| matches!(operation, Operation::Log(log) if wanted(log)))
+        };
+        (
+            has(|log| matches!(log, LogOperation::ProduceAnswered { .. })),
+            has(|log| matches!(log, LogOperation::AnswerLost { .. })),
+        )
+    };
+    let frame = 8 + answer.len();
+    assert_eq!(answered(None), (true, false));
+    for hole in 0..frame {
+        let (told, lost) = answered(Some(hole));
+        assert!(lost, "a hole at {hole}");
+        // The offset and the time that the broker gives are not needed; the error is.
+        assert!(!told || hole > 24, "a hole at {hole}");
+    }
+}

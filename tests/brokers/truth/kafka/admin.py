@@ -4,7 +4,7 @@ import collections
 import struct
 import time
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
 PATIENCE = 20
@@ -56,6 +56,11 @@ class Admin:
             if failed.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             raise
+
+    def topic_id(self, topic):
+        """A topic's id as Kafka writes it."""
+        (future,) = self._client.describe_topics(TopicCollection([topic])).values()
+        return str(future.result(PATIENCE).topic_id)
 
     def more_partitions(self, topic, partitions):
         """Adds partitions to a topic."""

@@ -18,6 +18,8 @@ from .admin import Admin
 VERSIONS = ("4", "2.8")
 CLUSTER_ID = "YWNrdHJhaWwtdHJ1dGgtMQ"
 USER, PASSWORD = "alice", "alice-secret"
+# What of a login must be nowhere: the password of PLAIN.
+SECRETS = (PASSWORD.encode(),)
 COMMON = {
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": 1,

@@ -59,7 +59,7 @@ class Checker:
         for line in self.seen.events:
             flat = flatten(line)
             events[self._owner(flat)].append(flat)
-        return [_Scenario(expected, self.live).check(lines[prefix], events[prefix]) for prefix, expected in self.expected.items()]
+        return [Scenario(expected, self.live).check(lines[prefix], events[prefix]) for prefix, expected in self.expected.items()]
 
     def _sort(self, flat, line, lines):
         owner = self._owner(flat)
@@ -77,8 +77,8 @@ class Checker:
         return None
 
 
-class _Scenario:
-    """One scenario's lines."""
+class Scenario:
+    """One scenario's lines, held against what must be."""
 
     def __init__(self, expected, live):
         self.expected, self.truth, self.live = expected, expected.truth, live
@@ -124,7 +124,7 @@ class _Scenario:
         error = None
         if flat["state"] == "PublishFailed":
             error = str(flat["error"]) if flat["error"] is not None else None
-        where = flat["topic"], self.truth.generation(flat["topic"], flat["at"])
+        where = flat["topic"], self._generation(flat)
         self.counts[(flat["state"], *where, error)] += flat["count"]
         if flat["corrects"]:
             self.counts[(flat["corrects"], *where, None)] -= flat["count"]
@@ -144,16 +144,32 @@ class _Scenario:
         group = self._group(flat)
         if group is False:
             return None
-        partition = flat["topic"], self.truth.generation(flat["topic"], flat["at"]), int(flat["partition"])
-        offsets = [offset for offset in self._offsets(partition, group, flat) if flat["first"] <= offset <= last]
-        if len(offsets) != flat["count"]:
-            self.differ(f"count is {flat['count']}, and there are {len(offsets)} records in this range", flat)
-        if offsets and (offsets[0] != flat["first"] or offsets[-1] != last):
-            self.differ(f"the range begins or ends where no record is; they go from {offsets[0]} to {offsets[-1]}", flat)
+        partition = flat["topic"], self._generation(flat), int(flat["partition"])
+        offsets = self._covered(self._views(partition, group, flat), flat, last)
         for offset in offsets:
             self.seen[(group, *partition, offset)].append(flat)
         self.result.states += len(offsets)
         return None
+
+    def _generation(self, flat):
+        return self.truth.generation(flat["topic"], flat["at"])
+
+    def _covered(self, views, flat, last):
+        """The records of a line's range, as one of the views has them that agrees with it; else as the first one has."""
+        ranges = [[offset for offset in view if flat["first"] <= offset <= last] for view in views] or [[]]
+        for offsets in ranges:
+            if len(offsets) == flat["count"] and (offsets[0], offsets[-1]) == (flat["first"], last):
+                return offsets
+        offsets = ranges[0]
+        if len(offsets) != flat["count"]:
+            self.differ(f"count is {flat['count']}, and there are {len(offsets)} records in this range", flat)
+        else:
+            self.differ(f"the range begins or ends where no record is; they go from {offsets[0]} to {offsets[-1]}", flat)
+        return offsets
+
+    def _views(self, partition, group, flat):
+        """Which records such a line can speak of, in each way that it can be meant."""
+        return [self._offsets(partition, group, flat)]
 
     def _group(self, flat):
         if flat["state"] in PUBLISH:

@@ -25,7 +25,7 @@ partition, offset]`. An `error` is null, or the broker's code and its name; what
 
 Written by the scenario itself, from what the broker's admin interface says over the port that nobody watches:
 
-    topic       topic, partitions, generation (1 for the first topic of that name), configs
+    topic       topic, id, partitions, generation (1 for the first topic of that name), configs
     gone        topic, generation
     truncated   topic, generation, partition, before: records before it are deleted
     reset       group, offsets (places), began: set by the admin tool

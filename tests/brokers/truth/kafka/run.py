@@ -18,18 +18,21 @@ import traceback
 import unittest
 
 from . import scenarios  # noqa: F401  (registers them)
-from ..agent import Agent
-from ..check import check_summary, losses
+from ..agent import Agent, Recorder, replay
+from ..check import judge
 from ..collector import Collector
+from ..oracle import Capture
 from ..places import REPOSITORY, WORK, alone
+from ..recording import holds
 from ..tally import Tally
-from .broker import VERSIONS, KafkaBroker
+from .broker import SECRETS, VERSIONS, KafkaBroker
 from .check import Checker, Seen, report
 from .client import Pool
 from .consistency import contradictions
 from .ideal import prove
 from .stage import SCENARIOS, Stage
 from .telemetry import check_telemetry
+from .torn import WAYS, check_torn
 from .truth import Truth
 
 # For a scenario, on a machine of which others have taken nearly everything.
@@ -71,27 +74,44 @@ def run(version, options, tally):
     began = time.monotonic()
     with KafkaBroker(version, directory / "broker") as broker:
         print(f"Kafka {version} on port {broker.port} ({time.monotonic() - began:.1f} s)", flush=True)
-        agent, collector = None, None
+        capture = Capture(directory / "capture.pcapng", broker.port, broker.sasl_port)
+        agents, collector, ports = [], None, ("--port", str(broker.sasl_port))
         if not options.no_agent:
             collector = Collector(directory)
             exports = ("--otlp", collector.url(), "--otlp-interval", "1s", "--trace-ratio", "1")
-            agent = Agent(directory, broker.port, "--port", str(broker.sasl_port), *exports).start()
+            agents = [Agent(directory, broker.port, *ports, *exports).start(), Recorder(directory, broker.port, *ports).start()]
         began = time.monotonic()
         try:
             logs = perform(broker, directory, options.only, tally)
             print(f"{len(logs)} scenarios ({time.monotonic() - began:.1f} s)", flush=True)
             time.sleep(0.3)
         finally:
-            if agent:
+            dropped = capture.stop()
+            for agent in agents:
                 agent.stop()
+    tally.check(dropped == 0, f"dumpcap dropped {dropped} packets: what is replayed is not what was sent")
     truths = [Truth(log) for log in logs]
     for truth in truths:
         wrong = contradictions(truth)
         tally.check(not wrong, f"{truth.prefix}: clients and broker tell different stories, {len(wrong)} times: {wrong[:3]}")
     prove(truths, 300, tally)
-    if agent:
-        checker = judge(truths, agent.lines, agent.summary, tally)
-        check_telemetry(*collector.stop(), checker, tally)
+    if agents and truths:
+        compare(truths, agents, collector, capture.path, options.torn or ("late",), tally)
+
+
+def compare(truths, agents, collector, capture, ways, tally):
+    """What the agent said, and what it makes of the recording and of the capture file, whole and torn."""
+    agent, recorder = agents
+    checker = hold("live", truths, agent.lines, agent.summary, True, tally)
+    check_telemetry(*collector.stop(), checker, tally)
+    found = holds(recorder.file, *SECRETS)
+    tally.check(not found, f"in the recording are {found}")
+    ports, directory = (agent.port, *recorder.options), agent.directory
+    lines, summary, _ = replay(recorder.file, ports[0], directory, *ports[1:], name="replay-recording")
+    hold("recorded and replayed", truths, lines, summary, True, tally)
+    lines, summary, _ = replay(capture, ports[0], directory, *ports[1:])
+    hold("replayed from the capture file", truths, lines, summary, False, tally)
+    check_torn(ways, truths, capture, ports, directory, tally)
 
 
 def units(tally):
@@ -105,20 +125,9 @@ def units(tally):
     print(f"{result.testsRun} unit tests of the checker", flush=True)
 
 
-def judge(truths, lines, summary, tally):
+def hold(words, truths, lines, summary, live, tally):
     """acktrail's lines against the truth."""
-    seen = Seen(lines)
-    checker = Checker(truths, seen)
-    results = checker.run()
-    report(results, checker.strangers)
-    for result in results:
-        tally.check(not result.differences, f"{result.prefix}: {(result.differences or ['equal'])[0]}")
-    tally.check(not checker.strangers, f"{len(checker.strangers)} lines belong to no scenario: {checker.strangers[:1]}")
-    tally.check(not seen.broken, f"lines that are no JSON: {seen.broken[:3]}")
-    wrong = check_summary(summary, seen)
-    tally.check(not wrong, "; ".join(wrong))
-    tally.check(not losses(summary), f"lost: {losses(summary)}")
-    return checker
+    return judge(words, Checker(truths, Seen(lines), live), summary, report, tally)
 
 
 def main():
@@ -126,6 +135,7 @@ def main():
     options.add_argument("--broker", choices=VERSIONS, action="append")
     options.add_argument("--only", default="", help="a regular expression on scenario names")
     options.add_argument("--directory", type=pathlib.Path, help="where logs go")
+    options.add_argument("--torn", choices=WAYS, action="append", help="what is left out of the capture: late (the default), …")
     options.add_argument("--no-agent", action="store_true", help="without acktrail")
     options.add_argument("--list", action="store_true")
     chosen = options.parse_args()

@@ -45,15 +45,19 @@ class Stage:
         self.broker.admin.create(topic, partitions, configs)
         self._generations[topic] = self._generations.get(topic, 0) + 1
         self._topics[topic] = partitions, configs
-        self.log.add("topic", topic=topic, partitions=partitions, generation=self._generations[topic], configs=configs)
+        self._tell(topic)
         return topic
 
     def grow(self, topic, partitions):
         """Adds partitions."""
         self.broker.admin.more_partitions(topic, partitions)
         self._topics[topic] = partitions, self._topics[topic][1]
-        self.log.add("topic", topic=topic, partitions=partitions, generation=self._generations[topic],
-                     configs=self._topics[topic][1])
+        self._tell(topic)
+
+    def _tell(self, topic):
+        partitions, configs = self._topics[topic]
+        self.log.add("topic", topic=topic, id=self.broker.admin.topic_id(topic), partitions=partitions,
+                     generation=self._generations[topic], configs=configs)
 
     def remake(self, topic):
         """Deletes a topic with all that is in it and makes it again, with the same name and another id."""

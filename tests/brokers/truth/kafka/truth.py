@@ -82,6 +82,7 @@ class Truth:
         self.entries = read(path)
         self.records, self.failed, self.groups, self.problems = {}, [], {}, []
         self.topics = collections.defaultdict(list)      # topic → (from when, generation)
+        self.ids = {}                                    # id of a topic → (topic, generation)
         self.surveys = collections.defaultdict(list)     # (topic, generation, partition) → log entries, in time's order
         self.handles, self.sends, self.restarts = {}, {}, 0
         self._ends = {}                                  # (handle, transaction) → committed?
@@ -115,6 +116,8 @@ class Truth:
         self.handles[entry["handle"]] = entry
 
     def _on_topic(self, entry):
+        if entry.get("id"):
+            self.ids[entry["id"]] = entry["topic"], entry["generation"]
         if all(number != entry["generation"] for _, number in self.topics[entry["topic"]]):
             self.topics[entry["topic"]].append((entry["t"], entry["generation"]))
 
@@ -132,6 +135,12 @@ class Truth:
             self.problems.append(f"{send.label} of {send.handle} was answered twice")
         send.answered, send.offset, send.error = entry["t"], entry["offset"], entry["error"]
         send.partition = entry["partition"] if entry["partition"] is not None else send.partition
+
+    def _on_killed(self, entry):
+        # What was on its way may be stored, and answered, or not.
+        for send in self.sends.values():
+            if send.answered is None and self.handles[send.handle]["pid"] == entry["pid"]:
+                send.error = {"code": None, "name": "killed"}
 
     def _on_ended(self, entry):
         self._ends[entry["handle"], entry["x"]] = entry["commit"]
