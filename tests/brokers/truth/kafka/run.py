@@ -30,6 +30,7 @@ from .check import Checker, Seen, report
 from .client import Pool
 from .consistency import contradictions
 from .ideal import prove
+from .lags import exact, wrong_lags
 from .stage import SCENARIOS, Stage
 from .telemetry import check_telemetry
 from .torn import WAYS, check_torn
@@ -127,7 +128,17 @@ def units(tally):
 
 def hold(words, truths, lines, summary, live, tally):
     """acktrail's lines against the truth."""
+    check_lags(words, truths, summary, tally)
     return judge(words, Checker(truths, Seen(lines), live), summary, report, tally)
+
+
+def check_lags(words, truths, summary, tally):
+    """How far groups were behind in the end."""
+    for truth in truths:
+        wrong = wrong_lags(truth, summary)
+        tally.check(not wrong, f"{words}: {truth.prefix}: lag, {len(wrong)} differences: {wrong[:3]}")
+    behind, known = sum(exact(truth, summary) for truth in truths), len(summary.get("lags", []))
+    print(f"{behind} of {known} lags are the broker's own; the others lack what nobody was told of")
 
 
 def main():
