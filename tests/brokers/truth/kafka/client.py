@@ -100,6 +100,14 @@ class Process:
         """Without a word."""
         stop(self.process, how=signal.SIGKILL)
 
+    def freeze(self):
+        """It is not run any more, until it is thawed."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        """It goes on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def end(self):
         """Ends it by the end of its input."""
         try:

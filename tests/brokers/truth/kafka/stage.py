@@ -155,6 +155,20 @@ class Stage:
             if other.process is handle.process:
                 other.open = False
 
+    def freeze(self, handle):
+        """Stops a handle's process: it says nothing any more, and its connections stay open. Until it is thawed."""
+        handle.process.freeze()
+        self.log.add("frozen", pid=handle.process.pid)
+
+    def thaw(self, handle):
+        """Lets it go on, as if nothing had happened."""
+        self.log.add("thawed", pid=handle.process.pid)
+        handle.process.thaw()
+
+    def session(self, group, milliseconds):
+        """How long members of a group that the broker assigns may say nothing."""
+        self._ask().group_config(f"{self.prefix}.{group}", consumer_session_timeout_ms=milliseconds)
+
     # What the broker knows
 
     def survey(self, topics=None):

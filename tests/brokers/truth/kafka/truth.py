@@ -287,6 +287,12 @@ class _Members:
         for handle in [handle for handle, pid in self.pids.items() if pid == entry["pid"]]:
             self.on_closed({**entry, "handle": handle})
 
+    def on_frozen(self, entry):
+        """Its process does nothing: its session ends before it goes on."""
+        for handle in [handle for handle, pid in self.pids.items() if pid == entry["pid"]]:
+            for where in sorted(self.reading[handle]):
+                self._end(entry, where, handle)
+
     def on_handed(self, entry):
         """A record for the application. Share consumers learn of no assignment."""
         where = self._partition(entry["topic"], entry["partition"], entry["t"])

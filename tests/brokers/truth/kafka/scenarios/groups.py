@@ -219,6 +219,95 @@ def killed_consumer(s, kind):
     again.commit()
 
 
+def taken_over(s, kind, end, **options):
+    """Two members, of which one ends with what it has not committed; the other takes that over, reads and commits all."""
+    topic = filled(s, kind, 20, partitions=2)
+    first = s.consumer(kind, "readers", which=1, fresh=True, **options).subscribe(topic)
+    first.poll(records=40)
+    second = s.consumer(kind, "readers", **options).subscribe(topic)
+    until_assigned({first: 1, second: 1})
+    end(first)
+    until_assigned({second: 2})
+    while set(s.committed("readers").values()) != {20}:
+        second.poll(idle=200)
+        second.commit()
+    return first
+
+
+@scenario(kind=KINDS)
+def killed_taken_over(s, kind):
+    """A member dies without a word; when its session has ended, the other member gets what it had."""
+    taken_over(s, kind, s.kill, session=1500)
+
+
+@scenario(brokers=("4",), kind=("java", "librdkafka", "franz"))
+def killed_taken_over_kip848(s, kind):
+    """A member dies without a word, in a group that the broker assigns."""
+    s.session("readers", 1500)
+    taken_over(s, kind, s.kill, protocol="consumer")
+
+
+@scenario(kind=KINDS)
+def frozen(s, kind):
+    """A member is stopped for longer than its session, while its connections stay open; the other gets what it had. It wakes up
+    when all is done."""
+    first = taken_over(s, kind, s.freeze, session=1500)
+    s.thaw(first)
+    first.close()
+
+
+@scenario(brokers=("4",), kind=("java", "librdkafka", "franz"))
+def frozen_kip848(s, kind):
+    """A member is stopped for longer than its session, in a group that the broker assigns."""
+    s.session("readers", 1500)
+    first = taken_over(s, kind, s.freeze, protocol="consumer")
+    s.thaw(first)
+    first.close()
+
+
+@scenario(kind=("java", "librdkafka", "franz"))
+def static_killed(s, kind):
+    """A static member dies and is there again before its session has ended: no rebalance, and what it had comes again."""
+    topic = filled(s, kind, 20)
+    consumer = s.consumer(kind, "readers", which=1, fresh=True, instance=f"{s.prefix}.one").subscribe(topic)
+    consumer.poll(records=20)
+    consumer.commit([(topic, 0, 12)])
+    s.kill(consumer)
+    again = s.consumer(kind, "readers", instance=f"{s.prefix}.one").subscribe(topic)
+    assert again.poll(records=8)[0].offset == 12
+    again.commit()
+
+
+@scenario(brokers=("4",), kind=("java", "librdkafka", "franz"))
+def static_kip848(s, kind):
+    """A static member of a group that the broker assigns goes for a while and comes back."""
+    topic = filled(s, kind, 20)
+    options = {"instance": f"{s.prefix}.one", "protocol": "consumer"}
+    consumer = s.consumer(kind, "readers", **options).subscribe(topic)
+    consumer.poll(records=20)
+    consumer.commit([(topic, 0, 12)])
+    consumer.close(leave=False)
+    again = s.consumer(kind, "readers", **options).subscribe(topic)
+    assert again.poll(records=8)[0].offset == 12
+    again.commit()
+
+
+@scenario(kind=KINDS)
+def lagging(s, kind):
+    """A group that stops half way, and records that come when it is gone; another one that has done everything."""
+    topic = filled(s, kind, 20, partitions=2)
+    slow = s.consumer(kind, "slow").subscribe(topic)
+    slow.poll(records=40)
+    slow.commit([(topic, 0, 5), (topic, 1, 20)])
+    slow.close()
+    s.producer(kind).produce(topic, 10, first=100, partition=0)
+    level = s.consumer(kind, "level").subscribe(topic)
+    level.poll(records=50)
+    level.commit()
+    level.close()
+    s.producer(kind).produce(topic, 7, first=200, partition=1)
+
+
 @scenario(kind=("librdkafka",))
 def offsets_reset(s, kind):
     """The admin tool sets a group's offset back, and forward over what nobody has read."""
