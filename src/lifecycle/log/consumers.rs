@@ -143,7 +143,10 @@ impl Consumers {
         if claims.is_empty() {
             self.applications.remove(&application);
         }
-        claim.partitions.unwrap_or(claim.touched).into_iter().collect()
+        let mut places: Vec<Place> = claim.partitions.unwrap_or(claim.touched).into_iter().collect();
+        // In an order that a replay has as well.
+        places.sort_unstable();
+        places
     }
 
     /// A connection has ended. The members that spoke on it remain: they may come back on another one.

@@ -189,7 +189,8 @@ impl Logs {
     /// The topic was deleted: how far it reached, and what was committed, is of no topic any more.
     pub(super) fn topic_gone(&mut self, topic: &Topic) {
         let Some(number) = self.topics.find(topic) else { return };
-        for (_, known) in self.partitions.iter_mut().filter(|(place, _)| place.topic == number) {
+        for partition in self.topics.partitions(number) {
+            let Some(known) = self.partitions.get_mut(&Place { topic: number, partition }) else { continue };
             known.ends = Ends::default();
             known.chains.values_mut().for_each(|chain| chain.standing = None);
         }

@@ -27,6 +27,7 @@ mod chain;
 mod consume;
 mod consumers;
 mod copies;
+mod index;
 mod lag;
 mod lines;
 mod partition;
@@ -47,6 +48,7 @@ use super::party::Party;
 use super::transition::Observer;
 use chain::Chain;
 use consumers::{Application, Consumer, Consumers};
+use index::Index;
 use partition::Partition;
 use topics::{Place, Topics};
 
@@ -76,6 +78,7 @@ pub(super) struct Logs {
     /// How many chains the partitions have.
     chains: usize,
     consumers: Consumers,
+    index: Index,
     /// What the applications have still to read, by connection, in order.
     unread: HashMap<ConnectionId, VecDeque<Unread>>,
     unheard: unheard::Unheard,
@@ -190,14 +193,18 @@ impl Logs {
         self.consumers.closed(party.connection);
         self.publishes_lost(time, party, observer);
         // Whose offsets nobody keeps cannot go on.
-        let application = Application::of(party);
-        for partition in self.partitions.values_mut() {
-            let before = partition.chains.len();
-            partition.chains.retain(|consumer, chain| match consumer {
-                Consumer::Alone(alone) if **alone == application => chain.is_held_beyond(party.connection),
-                _ => true,
-            });
-            self.chains -= before - partition.chains.len();
+        let application = Rc::new(Application::of(party));
+        let consumer = Consumer::Alone(application.clone());
+        for place in self.index.take_alone(&application) {
+            let Some(chains) = self.partitions.get_mut(&place).map(|known| &mut known.chains) else { continue };
+            match chains.get(&consumer) {
+                Some(chain) if chain.is_held_beyond(party.connection) => self.index.reads_alone(&application, place),
+                Some(_) => {
+                    chains.remove(&consumer);
+                    self.chains -= 1;
+                }
+                None => {}
+            }
         }
     }
 
@@ -211,6 +218,9 @@ impl Logs {
             return None;
         }
         self.chains += 1;
+        if let Consumer::Alone(application) = consumer {
+            self.index.reads_alone(application, place);
+        }
         Some(Chain::default())
     }
 
@@ -218,35 +228,55 @@ impl Logs {
     fn adopt(&mut self, party: &Party, place: Place, chain: &mut Chain) {
         let Some(known) = self.partitions.get_mut(&place) else { return };
         let is_alone = |consumer: &Consumer| matches!(consumer, Consumer::Alone(_));
-        if known.chains.keys().any(is_alone)
-            && let Some(alone) = known.chains.remove(&Consumer::Alone(Rc::new(Application::of(party))))
-        {
+        if !known.chains.keys().any(is_alone) {
+            return;
+        }
+        let application = Rc::new(Application::of(party));
+        if let Some(alone) = known.chains.remove(&Consumer::Alone(application.clone())) {
             self.chains -= 1;
             chain.absorb(alone);
+            self.index.reads_for_others(&application, place);
         }
     }
 
     fn put_chain(&mut self, place: Place, consumer: Consumer, chain: Chain) {
-        self.partitions.entry(place).or_default().chains.insert(consumer, chain);
+        self.at(place).chains.insert(consumer, chain);
+    }
+
+    /// A partition's state, which begins if there is none.
+    fn at(&mut self, place: Place) -> &mut Partition {
+        let Logs { partitions, topics, .. } = self;
+        partitions.entry(place).or_insert_with(|| {
+            topics.has_partition(place);
+            Partition::default()
+        })
     }
 
     fn topic_named(&mut self, id: log::TopicId, name: &crate::names::Name) {
         let Some((from, to)) = self.topics.named(id, name) else { return };
-        let moved: Vec<Place> = self.partitions.keys().copied().filter(|place| place.topic == from).collect();
-        for place in moved {
-            if let Some(partition) = self.partitions.remove(&place) {
-                let known = self.partitions.entry(Place { topic: to, ..place }).or_default();
-                let before = known.chains.len() + partition.chains.len();
-                known.merge(partition);
-                self.chains -= before - known.chains.len();
+        for number in self.topics.take_partitions(from) {
+            let Some(partition) = self.partitions.remove(&Place { topic: from, partition: number }) else { continue };
+            let place = Place { topic: to, partition: number };
+            for connection in partition.awaited() {
+                self.index.produces(connection, place, |_| true);
             }
+            for consumer in partition.chains.keys() {
+                if let Consumer::Alone(application) = consumer {
+                    self.index.reads_alone(application, place);
+                }
+            }
+            let known = self.at(place);
+            let before = known.chains.len() + partition.chains.len();
+            known.merge(partition);
+            let lost = before - known.chains.len();
+            self.chains -= lost;
         }
     }
 
     /// The partition's place and state; `None`: it is the broker's own, or there is no room.
     fn partition(&mut self, partition: &log::Partition) -> Option<(Place, &mut Partition)> {
         let place = self.place(partition)?;
-        Some((place, self.partitions.entry(place).or_default()))
+        Some((place, self.at(place)))
     }
 
     fn place(&mut self, partition: &log::Partition) -> Option<Place> {

@@ -123,6 +123,16 @@ impl Partition {
         self.produced.remove(at)
     }
 
+    /// Whether a connection has batches that are still to be answered.
+    pub fn awaits(&self, connection: ConnectionId) -> bool {
+        self.awaited().any(|awaited| awaited == connection)
+    }
+
+    /// The connections of the batches that are still to be answered.
+    pub fn awaited(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+        self.produced.iter().filter(|produced| produced.awaits).map(|produced| produced.request.0)
+    }
+
     /// The batches of a connection that are still to be answered.
     pub fn awaiting(&mut self, connection: ConnectionId) -> impl Iterator<Item = &mut Produced> {
         self.produced.iter_mut().filter(move |produced| produced.awaits && produced.request.0 == connection)

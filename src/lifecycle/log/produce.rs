@@ -39,7 +39,7 @@ impl Logs {
             Repeated::Waiting(produced) => {
                 produced.request = request;
                 produced.awaits = acks != Acks::None;
-                return;
+                return self.awaits_answer(party, place, acks);
             }
             Repeated::No => {}
         }
@@ -67,6 +67,16 @@ impl Logs {
         // Nobody answers for it, so that it may stay here until somebody reads it, or for ever.
         let evicted = self.partitions.get_mut(&place).and_then(|known| known.add(produced));
         self.statistics.evicted_batches += u64::from(evicted.is_some_and(|evicted| evicted.acks != Acks::None));
+        self.awaits_answer(party, place, acks);
+    }
+
+    fn awaits_answer(&mut self, party: &Party, place: Place, acks: Acks) {
+        if acks != Acks::None {
+            let Logs { index, partitions, .. } = self;
+            let connection = party.connection;
+            let waits = |place| partitions.get(&place).is_some_and(|known| known.awaits(connection));
+            index.produces(connection, place, waits);
+        }
     }
 
     pub(super) fn produce_answered(
@@ -79,8 +89,14 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let Some(place) = self.place(partition) else { return };
+        if let Some(offset) = offset.filter(|offset| error == 0 && *offset >= 0) {
+            self.at(place).ends.at_least(offset.saturating_add(1), time);
+        }
         let Logs { partitions, topics, statistics, .. } = self;
-        let known = partitions.entry(place).or_default();
+        let Some(known) = partitions.get_mut(&place) else {
+            statistics.unmatched_answers += 1;
+            return;
+        };
         let request = (party.connection, request);
         if error != 0 && error != DUPLICATE_SEQUENCE_NUMBER {
             match known.of_request(request) {
@@ -125,11 +141,12 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let mut copied = Vec::new();
-        for (place, partition) in &mut self.partitions {
-            for produced in partition.awaiting(party.connection).filter(|produced| produced.request.1 == request) {
+        for place in self.index.producing(party.connection) {
+            let Some(known) = self.partitions.get_mut(&place) else { continue };
+            for produced in known.awaiting(party.connection).filter(|produced| produced.request.1 == request) {
                 produced.awaits = false;
                 if !produced.copies.is_empty() {
-                    copied.push(*place);
+                    copied.push(place);
                 }
             }
         }
@@ -145,11 +162,12 @@ impl Logs {
 
     /// The broker will not answer any more. It may have the messages all the same.
     pub(super) fn publishes_lost(&mut self, time: Timestamp, party: &Rc<Party>, observer: &mut dyn Observer) {
-        let Logs { partitions, topics, .. } = self;
-        for (place, partition) in partitions {
-            for produced in partition.awaiting(party.connection) {
+        let Logs { partitions, topics, index, .. } = self;
+        for place in index.closed(party.connection) {
+            let Some(known) = partitions.get_mut(&place) else { continue };
+            for produced in known.awaiting(party.connection) {
                 produced.awaits = false;
-                refuse(topics, *place, produced, Reason::ConnectionLost, Evidence::Inferred, time, None, observer);
+                refuse(topics, place, produced, Reason::ConnectionLost, Evidence::Inferred, time, None, observer);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Topics and their partitions, under whatever they were called.
 
+use std::collections::BTreeSet;
+
 use hashbrown::HashMap;
 
 use crate::names::Name;
@@ -29,6 +31,8 @@ struct Known {
     id: Option<TopicId>,
     /// The name is the topic's own, not its id.
     named: bool,
+    /// Its partitions of which something is known.
+    partitions: BTreeSet<i32>,
 }
 
 impl Topics {
@@ -107,6 +111,23 @@ impl Topics {
         .copied()
     }
 
+    /// Something is known of a partition from now on.
+    pub fn has_partition(&mut self, place: Place) {
+        if let Some(known) = self.known.get_mut(place.topic.0 as usize) {
+            known.partitions.insert(place.partition);
+        }
+    }
+
+    /// The partitions of which something is known.
+    pub fn partitions(&self, number: TopicNumber) -> impl Iterator<Item = i32> + '_ {
+        self.get(number).into_iter().flat_map(|known| known.partitions.iter().copied())
+    }
+
+    /// The same, and from now on nothing is known of any.
+    pub fn take_partitions(&mut self, number: TopicNumber) -> BTreeSet<i32> {
+        self.known.get_mut(number.0 as usize).map(|known| std::mem::take(&mut known.partitions)).unwrap_or_default()
+    }
+
     /// Whether it is one of the broker's own ([`INTERNAL`]).
     pub fn is_internal(&self, number: TopicNumber) -> bool {
         self.get(number).is_some_and(|known| known.named && INTERNAL.contains(&&*known.name))
@@ -118,13 +139,15 @@ impl Topics {
 
     fn set(&mut self, number: TopicNumber, id: TopicId, name: &Name) {
         if let Some(known) = self.known.get_mut(number.0 as usize) {
-            *known = Known { name: name.clone(), id: Some(id), named: true };
+            known.name = name.clone();
+            known.id = Some(id);
+            known.named = true;
         }
     }
 
     fn add(&mut self, name: Name, id: Option<TopicId>, named: bool) -> Option<TopicNumber> {
         let number = u32::try_from(self.known.len()).ok().filter(|_| self.known.len() < Self::MOST)?;
-        self.known.push(Known { name, id, named });
+        self.known.push(Known { name, id, named, partitions: BTreeSet::new() });
         Some(TopicNumber(number))
     }
 }
