@@ -76,6 +76,7 @@ impl Kind {
         match convention {
             // Its last topic has the same headers.
             Convention::SpringRetryTopic | Convention::SmallRyeRetry if self != Kind::DeadLetter => CopyFate::Retry,
+            Convention::Original if self == Kind::Retry => CopyFate::Retry,
             _ => CopyFate::DeadLetter,
         }
     }

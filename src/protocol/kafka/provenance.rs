@@ -17,8 +17,9 @@ pub(super) enum Convention {
     SpringDeadLetter,
     /// Spring Kafka's retry topics (`@RetryableTopic`), and their dead-letter topic.
     SpringRetryTopic,
-    /// Spring Cloud Stream's Kafka binder.
-    SpringCloudStream,
+    /// Whatever else says where the original was: Spring Cloud Stream's Kafka binder, Karafka, Silverback, and what applications
+    /// do by themselves.
+    Original,
     /// Kafka Connect's `DeadLetterQueueReporter` (KIP-298).
     KafkaConnect,
     /// Kafka Streams (KIP-1034).
@@ -35,9 +36,14 @@ impl Convention {
     /// Conventions of one family share some headers: the group of Spring's retry topics is that of its dead letters.
     fn family(self) -> Convention {
         match self {
-            Convention::SpringRetryTopic | Convention::SpringCloudStream => Convention::SpringDeadLetter,
+            Convention::SpringRetryTopic | Convention::Original => Convention::SpringDeadLetter,
             other => other,
         }
+    }
+
+    /// Writes its headers before those that the record had already; others write them behind.
+    fn is_in_front(self) -> bool {
+        matches!(self, Convention::SmallRye | Convention::SmallRyeRetry)
     }
 }
 
@@ -66,9 +72,14 @@ enum Encoding {
     /// A two's complement number, big-endian, of one to eight bytes: Java's `ByteBuffer.putInt` and `putLong`, and the
     /// shortest form, `BigInteger.toByteArray`.
     Binary,
+    /// Such a number of four bytes, or, where others than Spring write the same header, a decimal one as text. Four digits taken
+    /// for such a number would be more than any partition's.
+    Int,
+    /// The same with eight bytes: eight digits would be more than any offset.
+    Long,
 }
 
-use Encoding::{Binary, Decimal, Text};
+use Encoding::{Binary, Decimal, Int, Long, Text};
 
 /// The headers of one convention: their common beginning, and the rest of each name. A longer beginning comes before those
 /// that it begins with.
@@ -78,13 +89,24 @@ struct Headers {
     fields: &'static [(&'static str, Field, Encoding)],
 }
 
+/// What is behind the beginnings that mean "original" ([`Convention::Original`]).
+const ORIGINAL: &[(&str, Field, Encoding)] = &[
+    ("topic", Field::Topic, Text),
+    ("partition", Field::Partition, Int),
+    ("offset", Field::Offset, Long),
+    ("timestamp", Field::Timestamp, Long),
+    ("consumer-group", Field::Group, Text),
+    ("consumer-group-id", Field::Group, Text),
+    ("consumer_group", Field::Group, Text),
+];
+
 #[rustfmt::skip]
 const CONVENTIONS: &[Headers] = &[
     Headers { prefix: "kafka_dlt-", convention: Convention::SpringDeadLetter, fields: &[
         ("original-topic", Field::Topic, Text),
-        ("original-partition", Field::Partition, Binary),
-        ("original-offset", Field::Offset, Binary),
-        ("original-timestamp", Field::Timestamp, Binary),
+        ("original-partition", Field::Partition, Int),
+        ("original-offset", Field::Offset, Long),
+        ("original-timestamp", Field::Timestamp, Long),
         ("original-consumer-group", Field::Group, Text),
         ("exception-fqcn", Field::Exception, Text),
         ("exception-cause-fqcn", Field::Cause, Text),
@@ -92,9 +114,9 @@ const CONVENTIONS: &[Headers] = &[
     ] },
     Headers { prefix: "kafka_", convention: Convention::SpringRetryTopic, fields: &[
         ("original-topic", Field::Topic, Text),
-        ("original-partition", Field::Partition, Binary),
-        ("original-offset", Field::Offset, Binary),
-        ("original-timestamp", Field::Timestamp, Binary),
+        ("original-partition", Field::Partition, Int),
+        ("original-offset", Field::Offset, Long),
+        ("original-timestamp", Field::Timestamp, Long),
         ("exception-fqcn", Field::Exception, Text),
         ("exception-cause-fqcn", Field::Cause, Text),
     ] },
@@ -103,13 +125,19 @@ const CONVENTIONS: &[Headers] = &[
         ("original-timestamp", Field::Timestamp, Binary),
         ("backoff-timestamp", Field::Due, Binary),
     ] },
-    Headers { prefix: "x-", convention: Convention::SpringCloudStream, fields: &[
-        ("original-topic", Field::Topic, Text),
-        ("original-partition", Field::Partition, Binary),
-        ("original-offset", Field::Offset, Binary),
-        ("original-timestamp", Field::Timestamp, Binary),
-        ("exception-fqcn", Field::Exception, Text),
-    ] },
+    // Spring Cloud Stream in binary, many applications as text.
+    Headers { prefix: "x-original-", convention: Convention::Original, fields: ORIGINAL },
+    Headers { prefix: "x-exception-", convention: Convention::Original, fields: &[("fqcn", Field::Exception, Text)] },
+    // Applications.
+    Headers { prefix: "original-", convention: Convention::Original, fields: ORIGINAL },
+    Headers { prefix: "dlq-original-", convention: Convention::Original, fields: ORIGINAL },
+    Headers { prefix: "dlq.original.", convention: Convention::Original, fields: ORIGINAL },
+    Headers { prefix: "x-dlq-original-", convention: Convention::Original, fields: ORIGINAL },
+    // Karafka, first and later versions.
+    Headers { prefix: "original_", convention: Convention::Original, fields: ORIGINAL },
+    Headers { prefix: "source_", convention: Convention::Original, fields: ORIGINAL },
+    // Silverback.
+    Headers { prefix: "x-source-", convention: Convention::Original, fields: ORIGINAL },
     Headers { prefix: "__connect.errors.", convention: Convention::KafkaConnect, fields: &[
         ("topic", Field::Topic, Text),
         ("partition", Field::Partition, Decimal),
@@ -159,11 +187,13 @@ pub(super) struct Meaning {
 }
 
 impl Meaning {
-    /// Of a header's name; `None` for all that say nothing of retries.
+    /// Of a header's name, in whatever case; `None` for all that say nothing of retries.
     pub fn of(name: &[u8]) -> Option<Meaning> {
         CONVENTIONS.iter().find_map(|headers| {
-            let suffix = name.strip_prefix(headers.prefix.as_bytes())?;
-            let known = headers.fields.iter().find(|(known, ..)| known.as_bytes() == suffix);
+            let (prefix, suffix) = name.split_at_checked(headers.prefix.len())?;
+            let is_it = |known: &str| known.as_bytes().eq_ignore_ascii_case(suffix);
+            let fields = headers.fields.iter().filter(|_| headers.prefix.as_bytes().eq_ignore_ascii_case(prefix));
+            let known = fields.into_iter().find(|(known, ..)| is_it(known));
             known.map(|&(_, field, encoding)| Meaning { convention: headers.convention, field, encoding })
         })
     }
@@ -199,10 +229,10 @@ impl Place {
 /// What the headers of a record say of where it was before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Provenance {
-    /// Where it was first. Conventions that append (plain Spring) name each place, in order; those that do not name this one
-    /// only.
+    /// The place that is named first. Conventions that append (plain Spring) name each place, in order; those that do not name
+    /// this one only.
     pub origin: Place,
-    /// Where it was last, if more than one place is named.
+    /// The place that is named last, if more than one is.
     later: Place,
     /// How many places are named; 0 if there are only headers about the failure.
     pub hops: u32,
@@ -225,7 +255,7 @@ pub(super) struct Provenance {
 impl Provenance {
     /// Where it was consumed before it was published to where it is now, as far as its headers say.
     pub fn latest(&self) -> &Place {
-        if self.hops > 1 { &self.later } else { &self.origin }
+        if self.hops > 1 && !self.origin.convention.is_in_front() { &self.later } else { &self.origin }
     }
 
     /// Who published the record again, the last time.
@@ -318,13 +348,20 @@ impl<'a> Value<'a> {
             Encoding::Text => Ok(Value::Text(value)),
             Encoding::Decimal if whole => decimal(value).map(Value::Number).ok_or(Malformed),
             Encoding::Binary if whole => binary(value).map(Value::Number).ok_or(Malformed),
-            Encoding::Decimal | Encoding::Binary => Err(Malformed),
+            Encoding::Int if whole => number::<4>(value).map(Value::Number).ok_or(Malformed),
+            Encoding::Long if whole => number::<8>(value).map(Value::Number).ok_or(Malformed),
+            Encoding::Decimal | Encoding::Binary | Encoding::Int | Encoding::Long => Err(Malformed),
         }
     }
 }
 
 fn decimal(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// Decimal text, or else a binary number of so many bytes.
+fn number<const WIDTH: usize>(bytes: &[u8]) -> Option<i64> {
+    decimal(bytes).or_else(|| binary(bytes).filter(|_| bytes.len() == WIDTH))
 }
 
 fn binary(bytes: &[u8]) -> Option<i64> {
@@ -359,9 +396,10 @@ mod tests {
                 assert!(name.len() <= LONGEST_NAME && names.insert(name.clone()), "{name}");
             }
         }
-        for other in ["", "kafka_", "kafka_dlt-exception-message", "x-original", "__TypeId__", "traceparent"] {
+        for other in ["", "kafka_", "kafka_dlt-exception-message", "x-original", "__TypeId__", "traceparent", "topic"] {
             assert_eq!(Meaning::of(other.as_bytes()), None, "{other}");
         }
+        assert_eq!(Meaning::of(b"X-Original-Topic"), Meaning::of(b"x-original-topic"));
     }
 
     #[test]
@@ -430,6 +468,66 @@ mod tests {
         ]);
         assert_eq!((&*share.origin.group, share.attempts), (&b"workers"[..], Some(5)));
         assert_eq!(share.reason, b"Offset delivery count exceeded the threshold.");
+    }
+
+    #[test]
+    fn spring_cloud_stream_writes_binary_and_applications_text_under_the_same_names() {
+        fn headers(partition: &[u8], offset: &[u8]) -> Provenance {
+            read(&[
+                ("x-original-topic", b"orders"),
+                ("x-original-partition", partition),
+                ("x-original-offset", offset),
+                ("x-exception-fqcn", b"java.lang.IllegalStateException"),
+            ])
+        }
+        let place = |provenance: &Provenance| (provenance.origin.partition, provenance.origin.offset);
+        let binary = headers(&3i32.to_be_bytes(), &42i64.to_be_bytes());
+        assert_eq!((place(&binary), binary.hops), ((Some(3), Some(42)), 1));
+        assert_eq!(binary.exception, b"java.lang.IllegalStateException");
+        assert_eq!(place(&headers(b"3", b"42")), (Some(3), Some(42)));
+        assert_eq!(place(&headers(b"1024", b"12345678")), (Some(1024), Some(12_345_678)), "as wide as the binary ones");
+        assert_eq!(place(&headers(b"p3", b"\0\x2a")), (None, None), "neither");
+        let old_client = read(&[("kafka_dlt-original-topic", b"orders"), ("kafka_dlt-original-offset", b"42")]);
+        assert_eq!(old_client.origin.offset, Some(42), "written by hand, as Spring would");
+    }
+
+    #[test]
+    fn applications_and_smaller_frameworks_name_the_original() {
+        for (topic, partition, offset, group) in [
+            ("original-topic", "original-partition", "original-offset", "original-consumer-group"),
+            ("dlq-original-topic", "dlq-original-partition", "dlq-original-offset", "dlq-original-consumer-group"),
+            ("dlq.original.topic", "dlq.original.partition", "dlq.original.offset", "dlq.original.consumer-group"),
+            (
+                "X-DLQ-Original-Topic",
+                "X-DLQ-Original-Partition",
+                "X-DLQ-Original-Offset",
+                "x-dlq-original-consumer-group",
+            ),
+            ("original_topic", "original_partition", "original_offset", "original_consumer_group"),
+            ("source_topic", "source_partition", "source_offset", "source_consumer_group"),
+            ("x-source-topic", "x-source-partition", "x-source-offset", "x-source-consumer-group-id"),
+        ] {
+            let provenance = read(&[(topic, b"orders"), (partition, b"3"), (offset, b"42"), (group, b"billing")]);
+            let Place { convention, topic: of, partition, offset, group, .. } = &provenance.origin;
+            assert_eq!((&**of, *partition, *offset, &**group), (&b"orders"[..], Some(3), Some(42), &b"billing"[..]));
+            assert_eq!((*convention, provenance.hops), (Convention::Original, 1), "{topic}");
+        }
+    }
+
+    #[test]
+    fn smallrye_writes_in_front_the_first_place_is_the_latest() {
+        let provenance = read(&[
+            ("delayed-retry-exception-class-name", b"java.lang.IllegalStateException"),
+            ("delayed-retry-topic", b"orders_retry_10000"),
+            ("delayed-retry-partition", b"0"),
+            ("delayed-retry-offset", b"7"),
+            ("delayed-retry-topic", b"orders"),
+            ("delayed-retry-partition", b"3"),
+            ("delayed-retry-offset", b"42"),
+        ]);
+        let latest = provenance.latest();
+        assert_eq!((&*latest.topic, latest.partition, latest.offset), (&b"orders_retry_10000"[..], Some(0), Some(7)));
+        assert_eq!(provenance.convention(), Convention::SmallRyeRetry);
     }
 
     #[test]

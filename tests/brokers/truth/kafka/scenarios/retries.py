@@ -38,10 +38,49 @@ def connect_headers(record, *_):
             (f"{name}exception.class.name", "org.apache.kafka.connect.errors.DataException")]
 
 
+def streams_headers(record, *_):
+    """What Kafka Streams' exception handlers write into their dead-letter topic."""
+    name = "__streams.errors."
+    return [(f"{name}exception", "java.lang.IllegalStateException"), (f"{name}message", "no"), (f"{name}topic", record.topic),
+            (f"{name}partition", str(record.partition)), (f"{name}offset", str(record.offset))]
+
+
+def smallrye_headers(record, _group, attempt):
+    """What SmallRye Reactive Messaging writes on retries and, with `attempt` 0, on dead letters."""
+    name = "delayed-retry-" if attempt else "dead-letter-"
+    return [(f"{name}exception-class-name", "java.lang.IllegalStateException"), (f"{name}reason", "no"),
+            (f"{name}topic", record.topic), (f"{name}partition", str(record.partition)), (f"{name}offset", str(record.offset))]
+
+
+def binder_headers(record, *_):
+    """What Spring Cloud Stream's binder writes: binary."""
+    return [("x-original-topic", record.topic), ("x-original-partition", number(record.partition, 4)),
+            ("x-original-offset", number(record.offset, 8)), ("x-exception-fqcn", "java.lang.IllegalStateException")]
+
+
+def text_headers(record, group, _):
+    """What applications write under names of their own: text."""
+    return [("X-Original-Topic", record.topic), ("X-Original-Partition", str(record.partition)),
+            ("X-Original-Offset", str(record.offset)), ("x-original-consumer-group", group)]
+
+
+def karafka_headers(record, group, _):
+    """What Karafka writes."""
+    return [("source_topic", record.topic), ("source_partition", str(record.partition)), ("source_offset", str(record.offset)),
+            ("source_consumer_group", group)]
+
+
+# Style → the dead-letter topic behind the main topic's name, and the headers of a copy.
+LETTERS = {
+    "plain": (".dlq", plain_headers), "spring": (".DLT", spring_headers), "connect": ("-errors", connect_headers),
+    "streams": ("-dlq", streams_headers), "smallrye": ("-dead-letter-topic", smallrye_headers),
+    "binder": (".error.billing", binder_headers), "text": ("_failed", text_headers), "karafka": (".dead", karafka_headers),
+}
 # Style → names of the retry and the dead-letter topic behind the main topic's, and the headers of a copy.
 STYLES = {
     "plain": (".retry.1", ".dlq", plain_headers),
     "spring": ("-retry-0", "-dlt", spring_headers),
+    "smallrye": ("_retry_10000", ".dead-letter", smallrye_headers),
 }
 
 
@@ -62,20 +101,24 @@ def retry_topic(s, style, kind):
     second = s.consumer(kind, "billing-retry").subscribe(retry)
     for record in second.poll(records=4)[2:]:
         origin = failed[record.offset]
-        # A retry topic's headers name the first origin; only the attempt changes.
-        producer.copy(second, record, dead, "dead", headers(origin, group, 2), inherit=False)
+        if style == "smallrye":
+            # The latest headers are the first, and name the copy.
+            again = [*headers(record, group, 2), *headers(origin, group, 1)]
+        else:
+            # A retry topic's headers name the first origin; only the attempt changes.
+            again = headers(origin, group, 2)
+        producer.copy(second, record, dead, "dead", again, inherit=False)
     second.commit()
     reader = s.consumer(kind, "letters").subscribe(dead)
     reader.poll(records=2)
     reader.commit()
 
 
-@scenario(style=("plain", "spring", "connect"), kind=("java", "librdkafka"))
+@scenario(style=tuple(LETTERS), kind=("java", "librdkafka"))
 def dead_letter(s, style, kind):
     """Every fifth record is a dead letter at once; half of the copies are made before the commit that covers them, half after."""
-    headers = {"plain": plain_headers, "spring": spring_headers, "connect": connect_headers}[style]
-    topic = filled(s, kind, 20, partitions=2)
-    dead = s.topic("work" + {"plain": ".dlq", "spring": ".DLT", "connect": "-errors"}[style])
+    name, headers = LETTERS[style]
+    topic, dead = filled(s, kind, 20, partitions=2), s.topic("work" + name)
     group = f"{s.prefix}.billing"
     consumer = s.consumer(kind, "billing").subscribe(topic)
     producer = s.producer(kind)
