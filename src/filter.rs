@@ -151,8 +151,8 @@ keys! {
     Exchange Text "exchange": "exchange; the default exchange is \"\"";
     RoutingKey Text "key" | "routing_key": "routing key";
     Vhost Text "vhost": "virtual host";
-    Source Text "source": "queue that the message died in";
-    Destination Text "destination": "queue that took a dead letter";
+    Source Text "source": "queue, or topic, that the message died in";
+    Destination Text "destination": "queue, or topic, that took a dead letter";
     Message Text "message": "acktrail's 32 hex digits for the message, or its message-id";
     MessageId Text "id": "message-id property";
     Correlation Text "correlation" | "correlation_id": "correlation-id property";

@@ -112,7 +112,8 @@ impl Live {
         let mut left = self.width - CLOCK - STATE - self.place - self.message - DELIVERY - self.latency - gaps;
         let correction = row.corrects.as_ref().map(|state| format!("not {state}"));
         let count = row.count.map(|count| format!("×{count}"));
-        let lag = row.lag.filter(|lag| *lag > 0).map(|lag| format!("lag {lag}"));
+        // Whatever is handed out is behind until it is committed: that alone says nothing.
+        let lag = row.lag.filter(|lag| *lag > row.count.unwrap_or(1)).map(|lag| format!("lag {lag}"));
         let destination = row.destination.as_ref().map(|name| format!("→ {name}"));
         let parts = [
             (correction, Style::Yellow),
