@@ -52,8 +52,8 @@ format: ## format Rust and C
 	@$(CARGO) fmt
 	@clang-format -i bpf/*.[ch]
 
-bench: deps build ## measure cost and throughput with PerfTest, write docs/performance.md (root, takes long)
-	@$(PYTHON) benches/bench.py
+bench: deps build ## measure cost and throughput with the brokers' load generators, write docs/performance.md (root, takes an hour; ONLY=rabbitmq or kafka)
+	@$(PYTHON) benches/bench.py $(ONLY)
 
 clean: ## remove what was built and downloaded here
 	@$(CARGO) clean

@@ -197,6 +197,15 @@ LAYOUT(control, node_ports_used, 264, 4);
 LAYOUT(control, node_ports, 268, 32);
 LAYOUT_SIZE(control, 384);
 
+#define DEMAND_PLACES 4096
+/* A word of the map `demands`: a cookie, shifted by DEMAND_BITS, the direction, and what is not needed of that flow. */
+#define DEMAND_BITS 5
+#define DEMAND_INGRESS 1   /* the direction */
+#define DEMAND_FLEXIBLE 2  /* Fetch responses are of flexible versions */
+#define DEMAND_FETCHED 4   /* of batches that consumers fetch, the headers are enough */
+#define DEMAND_PRODUCED 8  /* the same of batches that producers send */
+#define DEMAND_NO_READS 16 /* nobody asks when it is read */
+
 /* One per processor, cumulative. The units are in the names. */
 struct counters {
 	__u64 packets; /* with payload, of watched sockets, in a captured direction */

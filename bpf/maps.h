@@ -54,7 +54,7 @@ struct socket_state {
 	__u8 undecided_packets;
 	__u8 pad;
 	__u8 skipping[2]; /* by direction: a body is being left out */
-	__u8 pad2[2];
+	__u8 batches[2];  /* by direction: the DEMAND_* flags of its last large packet */
 	__u32 reported_copied;
 	__u32 confirms_from; /* sequence numbers: what it received between them is nothing but confirms */
 	__u32 confirms_to;
@@ -133,6 +133,29 @@ struct {
 	__type(key, __u32);
 	__type(value, struct counters);
 } counters SEC(".maps");
+
+/*
+ * Flows that userspace does not need all of: in the place of a socket and direction a word of DEMAND_* flags. Mapped into
+ * userspace, which writes single words. Two flows with the same place: the later one has it, and the other is taken whole.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, DEMAND_PLACES);
+	__type(key, __u32);
+	__type(value, __u64);
+} demands SEC(".maps");
+
+/* The DEMAND_* flags of a flow; 0: all of it is needed. */
+static __always_inline __u32 demand_of(struct socket_state *s, __u32 direction)
+{
+	__u32 place = (s->cookie * 2 + direction) % DEMAND_PLACES;
+	__u64 *word = bpf_map_lookup_elem(&demands, &place);
+
+	if (!word || *word >> DEMAND_BITS != s->cookie || (*word & DEMAND_INGRESS) != direction)
+		return 0;
+	return *word & ((1 << DEMAND_BITS) - 1) & ~DEMAND_INGRESS;
+}
 
 /* In .bss, which userspace maps into its memory. */
 struct control control;

@@ -11,10 +11,19 @@
 #ifndef ACKTRAIL_PACKETS_H
 #define ACKTRAIL_PACKETS_H
 
+#include "batches.h"
 #include "evidence.h"
-#include "skip.h"
 
 #define PEER_SEARCHES 64 /* packets for which the other end is looked for each time; then for one in as many */
+
+/* Copies what is to be copied of a packet with large bodies or batches. 0: it has none, and nothing is copied here. */
+static __always_inline int skip_insides(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
+{
+	__u32 demand = demand_of(s, p->direction) & (DEMAND_FETCHED | DEMAND_PRODUCED | DEMAND_FLEXIBLE);
+
+	s->batches[p->direction & 1] = demand;
+	return demand ? skip_batches(skb, p, s) : skip_bodies(skb, p, s);
+}
 
 /* Copies a large packet of a watched socket, or the end of a large body. How many bytes of it are in the ring. */
 __noinline __u32 take_large(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
@@ -30,7 +39,7 @@ __noinline __u32 take_large(struct __sk_buff *skb, struct packet *p, struct sock
 	if (!may_skip(p, s)) {
 		p->captured = emit_range(skb, p, s, 0, end);
 	} else {
-		if (!skip_bodies(skb, p, s))
+		if (!skip_insides(skb, p, s))
 			p->captured = emit_range(skb, p, s, 0, end);
 		/* That walk has taken note of it already. */
 		p->announces_body = 0;
@@ -57,7 +66,9 @@ static __always_inline void take(struct __sk_buff *skb, struct packet *p, struct
 	__sync_fetch_and_add(&c->packets, 1);
 	__sync_fetch_and_add(&c->payload_bytes, p->length);
 	__sync_fetch_and_add(&c->captured_bytes, captured);
-	if (p->announces_body) {
+	if (s->batches[p->direction & 1] & DEMAND_FETCHED && !s->frames[p->direction & 1].known) {
+		note_field(skb, p, s);
+	} else if (p->announces_body) {
 		p->taken = 1;
 		skip_bodies(skb, p, s);
 	}

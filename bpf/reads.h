@@ -84,7 +84,7 @@ int BPF_PROG(acktrail_reads, struct sock *sk)
 	copied = tp->copied_seq;
 	if (copied == s->reported_copied || s->flags & STATE_BROKER_END)
 		return 0;
-	if (only_confirms(s, copied))
+	if (only_confirms(s, copied) || demand_of(s, INGRESS) & DEMAND_NO_READS)
 		s->reported_copied = copied;
 	else
 		report_read(s, copied, pid);

@@ -29,6 +29,7 @@ enum expectation {
 	EXPECTS_START,	/* perhaps: only a method frame of class basic would prove it */
 	EXPECTS_HEADER, /* the content header of `channel` */
 	EXPECTS_BODY,	/* a body frame of `channel` */
+	EXPECTS_BATCH,	/* no frame: a batch of Kafka's (batches.h) */
 };
 
 /* A walk over the frames of one packet. */
@@ -201,7 +202,7 @@ static __always_inline bool resume(struct __sk_buff *skb, struct packet *p, stru
 	__s32 from = f->from - p->sequence, next = f->next - p->sequence;
 
 	w->expects = EXPECTS_START;
-	if (!f->known)
+	if (!f->known || f->expects == EXPECTS_BATCH)
 		return true;
 	if (from < 0)
 		from = 0;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::capture::{Cookie, Counters, Direction, Record};
+use crate::capture::{Cookie, Counters, Demand, Direction, Record};
 use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
 use crate::lifecycle::withheld::Withheld;
@@ -34,6 +34,15 @@ pub struct Secret {
     pub start: u32,
     /// How many.
     pub length: u64,
+}
+
+/// How much of a flow is read from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Demanded {
+    /// The sockets and directions at which it is tapped.
+    pub taps: Vec<(Cookie, Direction)>,
+    /// How much.
+    pub demand: Demand,
 }
 
 /// The stages from `stream` to `lifecycle`, in a row.
@@ -162,6 +171,18 @@ impl Pipeline {
         self.secrets = Some(Vec::new());
         self.sessions.keep_secrets();
         self.streams.remember_ended();
+    }
+
+    /// Keeps what is demanded of flows from now on: for whoever can tell the kernel.
+    pub fn keep_demands(&mut self) {
+        self.sessions.keep_demands();
+    }
+
+    /// How much of flows is read from now on, where that has changed since the last call.
+    pub fn take_demands(&mut self) -> impl Iterator<Item = Demanded> + '_ {
+        let Pipeline { streams, sessions, .. } = self;
+        let taps = |connection, flow| streams.taps(connection, flow).collect();
+        sessions.demands().map(move |(connection, flow, demand)| Demanded { taps: taps(connection, flow), demand })
     }
 
     /// The bytes of logins, and those that were passed over and may be the rest of one, found since the last call: whoever

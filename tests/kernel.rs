@@ -8,6 +8,8 @@ mod sockets;
 #[path = "kernel/support.rs"]
 mod support;
 
+#[path = "kernel/batches.rs"]
+mod batches;
 #[path = "kernel/connections.rs"]
 mod connections;
 #[path = "kernel/harm.rs"]

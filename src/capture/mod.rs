@@ -53,6 +53,22 @@ pub enum Direction {
     Ingress,
 }
 
+/// How much of a flow the stages behind read: the kernel need not copy the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// All of it, as far as it is known here.
+    Everything,
+    /// Of the record batches in Kafka's Fetch responses the headers, and some bytes more.
+    FetchedHeaders {
+        /// The responses are of flexible versions (KIP-482): lengths are varints.
+        flexible: bool,
+    },
+    /// Of the record batches in Kafka's Produce requests the headers, and some bytes more.
+    ProducedHeaders,
+    /// All of its bytes, but not when they are read.
+    NoReads,
+}
+
 /// How a connection's socket came to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Origin {

@@ -79,6 +79,7 @@ impl Agent {
     pub fn attach(config: &Config) -> Result<Agent, Failure> {
         let capture = attach(config)?;
         let mut pipeline = pipeline(config);
+        pipeline.keep_demands();
         if is_sampled(config) {
             pipeline.unseen();
         }
@@ -102,6 +103,11 @@ impl Agent {
             pipeline.handle(&record, outputs);
         })?;
         pipeline.flush(outputs);
+        for demanded in pipeline.take_demands() {
+            for (cookie, direction) in demanded.taps {
+                capture.demand(cookie, direction, demanded.demand);
+            }
+        }
         if !polled.more {
             pipeline.handle_timeout(now(), outputs);
         }

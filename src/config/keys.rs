@@ -114,8 +114,8 @@ pub const KEYS: &[Key] = &[
         name: "capture.skip_bodies_from",
         option: Some("--skip-bodies-from"),
         allowed: "a size, 1KiB to 1GiB, or \"never\"",
-        help: "In packets of at least this much payload, the inside of message bodies stays in the kernel. Such a message is \
-               known by its id or trace context only.",
+        help: "In packets of at least this much payload, the inside of message bodies, and of record batches that \
+               nobody reads, stays in the kernel. Such a message is known by its id or trace context only.",
         reload: true,
         get: |config| Some(quote(&config.capture.skip_bodies_from.map_or("never".to_owned(), show_size))),
         set: |config, value| {

@@ -8,6 +8,7 @@ mod brokers;
 pub mod cgroup;
 mod clock;
 mod control;
+mod demands;
 mod error;
 mod guard;
 mod mapping;
@@ -25,11 +26,12 @@ use std::time::{Duration, Instant};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 use crate::capture::wire::{self, Decoded};
-use crate::capture::{Cookie, Counters, Record};
+use crate::capture::{Cookie, Counters, Demand, Direction, Record};
 use crate::time::Timestamp;
 use brokers::{Brokers, Port};
 use clock::Clock;
 use control::{Control, Reader};
+use demands::Demands;
 use guard::Guard;
 use mapping::Mapping;
 use programs::{Loaded, Maps, Storage};
@@ -110,6 +112,7 @@ pub struct Capture {
     ring: Ring,
     control: Control,
     counters: Mapping,
+    demands: Demands,
     maps: Maps,
     features: Vec<FeatureState>,
     brokers: Brokers,
@@ -299,6 +302,12 @@ impl Capture {
         Ok(())
     }
 
+    /// From now on so much is needed of what passes a socket in a direction. The rest may be left out of large packets, as the
+    /// insides of AMQP's bodies always are; [`Options::skip_bodies_from`] says from which size on. Needs no privilege.
+    pub fn demand(&self, cookie: Cookie, direction: Direction, demand: Demand) {
+        self.demands.set(cookie, direction, demand);
+    }
+
     /// Watches this share of the connections, 0 to 1; those below a smaller share stay when it grows.
     pub fn set_sampling(&self, share: f64) -> Result<(), SetupError> {
         self.control.set_sample_below(sample_below(share)?);
@@ -340,6 +349,7 @@ impl Capture {
         let bytes =
             (maps.counters.max_entries() as usize * wire::COUNTERS_BYTES).next_multiple_of(mapping::page_size());
         let counters = Mapping::new(maps.counters.as_fd(), 0, bytes, false).map_err(io("mapping the counters"))?;
+        let demands = Demands::map(maps.demands.as_fd()).map_err(io("mapping the demands"))?;
         let clock = Clock::new();
         Ok(Capture {
             latest: clock.now(),
@@ -349,6 +359,7 @@ impl Capture {
             ring,
             control,
             counters,
+            demands,
             maps,
             features: Vec::new(),
             brokers: Brokers::default(),

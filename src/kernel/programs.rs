@@ -95,6 +95,7 @@ pub(super) struct Maps {
     pub(super) control: MapHandle,
     pub(super) watch_cgroups: MapHandle,
     pub(super) overrides: MapHandle,
+    pub(super) demands: MapHandle,
 }
 
 /// Programs that the kernel has verified, attached to nothing yet.
@@ -134,6 +135,7 @@ impl<'obj> Loaded<'obj> {
             control: MapHandle::try_from(&maps.bss).map_err(failed)?,
             watch_cgroups: MapHandle::try_from(&maps.watch_cgroups).map_err(failed)?,
             overrides: MapHandle::try_from(&maps.overrides).map_err(failed)?,
+            demands: MapHandle::try_from(&maps.demands).map_err(failed)?,
         };
         // The control page is found at offset 0 only as long as nothing else is in .bss.
         assert_eq!(found.control.value_size() as usize, Control::BYTES, "bpf/maps.h has other variables in .bss");

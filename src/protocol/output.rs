@@ -1,11 +1,12 @@
 //! Where a session's operations go, and what it may take of the budget meanwhile.
 
 use super::kafka::{Originals, TopicNames};
-use super::sessions::{MethodCounts, Secrets};
+use super::sessions::{Demands, MethodCounts, Secrets};
+use crate::capture::Demand;
 use crate::names::{Name, Names};
 use crate::protocol::Trouble;
 use crate::protocol::operation::{BrokerError, Destination, Observed, Operation};
-use crate::stream::ConnectionId;
+use crate::stream::{ConnectionId, Flow};
 use crate::time::Timestamp;
 
 /// What everything in a session needs while it handles an event.
@@ -21,6 +22,8 @@ pub(in crate::protocol) struct Output<'a> {
     pub time: Timestamp,
     /// Bytes of memory that the session may still take.
     pub room: usize,
+    /// What is demanded of flows from now on.
+    pub demands: &'a mut Demands,
 }
 
 /// What comes from outside with an event, besides the operations' way out.
@@ -52,6 +55,11 @@ impl Output<'_> {
                 false
             }
         }
+    }
+
+    /// From now on this is demanded of a flow.
+    pub fn demand(&mut self, flow: Flow, demand: Demand) {
+        self.demands.add(self.connection, flow, demand);
     }
 
     /// The shared name for these bytes.

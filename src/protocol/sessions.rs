@@ -11,6 +11,7 @@ use super::kafka::{CopySettings, Originals, TopicNames};
 use super::operation::{Observed, Operation};
 use super::output::{Ledger, Output};
 use super::session::Session;
+use crate::capture::Demand;
 use crate::names::Names;
 use crate::stream::{ConnectionId, Event, Flow, Position};
 use crate::time::Timestamp;
@@ -45,6 +46,7 @@ pub struct Sessions {
     topics: TopicNames,
     originals: Originals,
     secrets: Secrets,
+    demands: Demands,
     /// Sessions with bytes that wait for a decision, and since when; only while secrets are kept.
     undecided: BTreeSet<(Timestamp, ConnectionId)>,
     counts: Option<MethodCounts>,
@@ -75,6 +77,7 @@ impl Sessions {
             topics: TopicNames::default(),
             originals: Originals::default(),
             secrets: Secrets::default(),
+            demands: Demands::default(),
             undecided: BTreeSet::new(),
             counts: None,
             cost: 0,
@@ -92,6 +95,16 @@ impl Sessions {
     /// Keeps the positions of secrets from now on ([`Sessions::secrets`]).
     pub fn keep_secrets(&mut self) {
         self.secrets.kept = true;
+    }
+
+    /// Keeps what is demanded of flows from now on ([`Sessions::demands`]).
+    pub fn keep_demands(&mut self) {
+        self.demands.kept = true;
+    }
+
+    /// How much of flows is read from now on, where that has changed since the last call.
+    pub fn demands(&mut self) -> impl Iterator<Item = (ConnectionId, Flow, Demand)> + '_ {
+        self.demands.changes.drain(..)
     }
 
     /// Counts every method by connection, channel, class and number from now on: to compare with another decoder. Not for a
@@ -223,6 +236,7 @@ impl Sessions {
             connection,
             time,
             room,
+            demands: &mut self.demands,
         };
         let mut ledger = Ledger { secrets: &mut self.secrets, counts: self.counts.as_mut() };
         act(&mut entry.session, &mut output, &mut ledger);
@@ -300,6 +314,20 @@ impl Secrets {
             }
             _ => self.ranges.push((connection, flow, range)),
         }
+    }
+}
+
+/// How much of flows is read.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    kept: bool,
+    changes: Vec<(ConnectionId, Flow, Demand)>,
+}
+
+impl Demands {
+    /// Adds a change, if somebody asks for them.
+    pub fn add(&mut self, connection: ConnectionId, flow: Flow, demand: Demand) {
+        self.changes.extend(self.kept.then_some((connection, flow, demand)));
     }
 }
 

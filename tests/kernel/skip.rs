@@ -12,9 +12,9 @@ const KEPT: usize = 1024;
 
 /// A stream of frames, and which of its bytes may be left out.
 #[derive(Default)]
-struct Stream {
-    bytes: Vec<u8>,
-    bodies: Vec<Range<usize>>,
+pub struct Stream {
+    pub bytes: Vec<u8>,
+    pub bodies: Vec<Range<usize>>,
 }
 
 impl Stream {
@@ -52,13 +52,23 @@ impl Stream {
     }
 }
 
-fn skipping(port: u16) -> Options {
+pub fn skipping(port: u16) -> Options {
     Options { skip_bodies_from: Some(4096), ring_bytes: 64 << 20, ..only(port) }
 }
 
 /// Sends a stream in pieces, and returns what was captured of it after checking every byte.
 fn capture(tap: &mut Tap, pair: &mut Pair, stream: &Stream, pieces: impl Fn(usize) -> usize) -> usize {
-    let mut sent = 0;
+    capture_from(0, tap, pair, stream, pieces)
+}
+
+/// The same of a stream of which some bytes have been sent.
+pub fn capture_from(
+    mut sent: usize,
+    tap: &mut Tap,
+    pair: &mut Pair,
+    stream: &Stream,
+    pieces: impl Fn(usize) -> usize,
+) -> usize {
     for number in 0.. {
         let piece = pieces(number).clamp(1, stream.bytes.len() - sent);
         support::transfer(&mut pair.client, &mut pair.server, &stream.bytes[sent..sent + piece]);

@@ -4,11 +4,13 @@ use super::batch::Batch;
 use super::batches::{Loss, Lost, Visitor, Wish};
 use super::codec::Budget;
 use super::copies::Kind;
+use super::insides::Insides;
 use super::likeness::Likeness;
 use super::originals::Application;
 use super::provenance::{Convention, Provenance};
 use super::reader::End;
 use super::records::{Marker, Record};
+use crate::capture::Demand;
 use crate::protocol::Trouble;
 use crate::protocol::operation::log::{
     self, Acks, Copy, CopyFate, LogOperation, Original, Partition, RequestId, Sequence, Topic,
@@ -68,6 +70,8 @@ pub(super) struct Collector {
     wanted: bool,
     /// Which transactions were aborted, or where they end, is not known.
     abort_unknown: bool,
+    /// Whether batches are looked into at all.
+    insides: Insides,
     /// The record of a control batch says that its transaction was aborted.
     marker: Option<Marker>,
 }
@@ -80,6 +84,11 @@ impl Collector {
         self.abort_unknown = false;
         self.begun = 0;
         self.aborting.clear();
+    }
+
+    /// The flow may be tapped elsewhere from now on.
+    pub fn tapped_elsewhere(&mut self) {
+        self.insides.forget();
     }
 
     /// A transaction was aborted whose messages are among those that follow.
@@ -131,6 +140,8 @@ pub(super) struct Sink<'a, 'o> {
     pub purpose: Purpose,
     pub partition: Option<Partition>,
     pub application: Application,
+    /// What would be enough of the flow if nobody looked into batches.
+    pub enough: Demand,
     /// The flow that carries them, and where in it they begin.
     pub flow: Flow,
     pub start: Position,
@@ -241,8 +252,10 @@ impl Visitor for Sink<'_, '_> {
         self.collector.kept = None;
         self.collector.wanted = false;
         self.collector.kind = self.kind();
-        match batch.count {
-            Some(_) if batch.attributes.control => Wish::Records(MARKER),
+        if batch.attributes.control {
+            return Wish::Records(MARKER);
+        }
+        let wish = match batch.count {
             Some(_) if self.collector.kind.is_some() => Wish::Records(Budget::default()),
             Some(_) if self.wants(batch) => {
                 self.collector.wanted = true;
@@ -251,7 +264,14 @@ impl Visitor for Sink<'_, '_> {
             Some(_) => Wish::HeadersOnly,
             // How many messages are wrapped in one of the old format, only they tell.
             None => Wish::Records(Budget::default()),
+        };
+        let is_read = wish != Wish::HeadersOnly
+            // Should it publish what it was sent, the first of it counts already.
+            || matches!(self.purpose, Purpose::Produce { .. }) && self.out.originals.may_copy(self.application);
+        if let Some(demand) = self.collector.insides.batch(batch.size, is_read, self.enough) {
+            self.out.demand(self.flow, demand);
         }
+        wish
     }
 
     fn record(&mut self, _: &Batch, record: &Record<'_>) {

@@ -20,6 +20,7 @@ mod field;
 mod frames;
 mod header;
 mod hunt;
+mod insides;
 mod layout;
 mod legacy;
 mod likeness;

@@ -89,6 +89,8 @@ struct Known {
     connections: usize,
     /// It holds a producer.
     produces: bool,
+    /// It holds a consumer.
+    consumes: bool,
     /// In the order in which they were sent.
     kept: VecDeque<Kept>,
     unread: usize,
@@ -222,6 +224,20 @@ impl Originals {
         if let Some(known) = self.applications.get_mut(application.0) {
             known.produces = true;
         }
+    }
+
+    /// An application holds a consumer.
+    pub(super) fn consumes(&mut self, application: Application) {
+        if let Some(known) = self.applications.get_mut(application.0) {
+            known.consumes = true;
+        }
+    }
+
+    /// Whether what an application publishes may be copies of what it was sent.
+    pub(super) fn may_copy(&self, application: Application) -> bool {
+        let Some(known) = self.applications.get(application.0) else { return true };
+        // What else there is where it runs may not be known.
+        known.consumes || matches!(known.whereabouts, None | Some(Whereabouts::Connection(_)))
     }
 
     /// Whether a batch that an application is sent is to be kept.

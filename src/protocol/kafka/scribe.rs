@@ -5,11 +5,13 @@ use super::codec::Scratch;
 use super::collector::{Collector, Purpose, Sink};
 use super::exchange::{self, Commit, Context, Ending, Judgement, Share};
 use super::field::Field;
+use super::insides::Reads;
 use super::layout::Layout;
 use super::membership;
 use super::memory::Memory;
 use super::row::Row;
 use super::visitor::{Value, Visitor};
+use crate::capture::Demand;
 use crate::protocol::operation::Operation;
 use crate::protocol::operation::log::{Acks, LogOperation, Member, Partition, Verdict};
 use crate::protocol::output::Output;
@@ -51,6 +53,8 @@ const EXPELLED: [i16; 3] = [25, 82, 110];
 const NO_SUCH_TOPIC: [i16; 2] = [3, 100];
 /// Asks for the end of a partition (ListOffsetsRequest.LATEST_TIMESTAMP).
 const LATEST: i64 = -1;
+/// The first flexible version of Fetch (FetchResponse.json).
+const FLEXIBLE_FETCH: i16 = 12;
 /// The epoch by which a member of the new protocol leaves (KIP-848): for good, or to come back soon.
 const LEAVING: [i64; 2] = [-1, -2];
 
@@ -76,6 +80,8 @@ pub(super) struct Reading {
     verdicts: Vec<Option<Verdict>>,
     /// Partitions whose acknowledgements were refused, and why.
     refused: Vec<(Partition, i16)>,
+    /// Of requests: whether anybody asks when the responses are read.
+    reads: Reads,
 }
 
 impl Reading {
@@ -89,6 +95,12 @@ impl Reading {
         self.purpose = None;
         self.judgements.clear();
         self.refused.clear();
+    }
+
+    /// The flow may be tapped elsewhere from now on.
+    pub fn tapped_elsewhere(&mut self) {
+        self.collector.tapped_elsewhere();
+        self.reads.forget();
     }
 
     /// Memory in bytes.
@@ -130,6 +142,7 @@ impl Scribe<'_, '_> {
     }
 
     fn request_done(&mut self, key: i16) {
+        self.kind_of_client(key);
         match key {
             api::OFFSET_COMMIT | api::TXN_OFFSET_COMMIT => {
                 let Some(member) = self.member() else { return };
@@ -181,6 +194,21 @@ impl Scribe<'_, '_> {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What a request says of who sends it: producers and consumers have connections of their own.
+    fn kind_of_client(&mut self, key: i16) {
+        let demand = match key {
+            api::FETCH | api::SHARE_FETCH => self.reading.reads.fetches(),
+            api::PRODUCE => self.reading.reads.produces(),
+            _ => None,
+        };
+        if let Some(demand) = demand {
+            self.out.demand(self.flow.reverse(), demand);
+        }
+        if matches!(key, api::FETCH | api::SHARE_FETCH | api::JOIN_GROUP | api::CONSUMER_GROUP_HEARTBEAT) {
+            self.out.originals.consumes(self.memory.application);
         }
     }
 
@@ -407,7 +435,13 @@ impl Scribe<'_, '_> {
         };
         let (purpose, start, partition) = (*purpose, *records_at, row.partition());
         let application = self.memory.application;
-        let mut sink = Sink { collector, purpose, partition, application, flow: self.flow, start, out: self.out };
+        let enough = match (self.layout.key(), self.is_request) {
+            (api::PRODUCE, true) => Demand::ProducedHeaders,
+            (api::FETCH, false) => Demand::FetchedHeaders { flexible: self.layout.version() >= FLEXIBLE_FETCH },
+            _ => Demand::Everything,
+        };
+        let flow = self.flow;
+        let mut sink = Sink { collector, purpose, partition, application, enough, flow, start, out: self.out };
         take(batches, self.scratch, &mut sink);
     }
 

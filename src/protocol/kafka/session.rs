@@ -76,6 +76,8 @@ impl Session {
         let whereabouts = Whereabouts::of(out.connection, self.client, Some(facts));
         let application = out.originals.join(whereabouts);
         out.originals.leave(std::mem::replace(&mut self.memory.application, application));
+        self.requests.reading.tapped_elsewhere();
+        self.responses.reading.tapped_elsewhere();
     }
 
     /// What it costs in memory.

@@ -65,12 +65,14 @@ class KafkaBroker:
     """Use as a context manager. Clients that the agent is to follow come to `port`, or with SASL/PLAIN to `sasl_port`; whoever
     only wants to know the truth comes to `admin_port`, which leads to the same broker and is watched by nobody."""
 
-    def __init__(self, version="4", directory=None, heap="512m", settings=None):
+    def __init__(self, version="4", directory=None, heap="512m", settings=None, quick_start=True):
         self.version = version
         self.directory = pathlib.Path(directory or WORK / f"kafka-broker-{version}-{os.getpid()}").resolve()
         self.library = WORK / f"kafka-{version}"
         self.port, self.sasl_port, self.admin_port, self.keeper_port = (free_port() for _ in range(4))
         self.heap, self.settings = heap, settings or {}
+        # One that lives for a minute never earns back what the second compiler costs.
+        self._compilers = ["-XX:TieredStopAtLevel=1"] if quick_start else []
         self.process = self.keeper = self._admin = None
 
     def __enter__(self):
@@ -130,9 +132,8 @@ class KafkaBroker:
         self._admin = None
 
     def _java(self, heap, *words):
-        # It lives for a minute or two: what the second compiler would gain it never earns back. And it is killed: what it unpacks
-        # (libraries of codecs), and what it tells of itself to others, would stay in /tmp.
-        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xlog:disable", "-XX:-UsePerfData",
+        # It is killed: what it unpacks (libraries of codecs), and what it tells of itself to others, would stay in /tmp.
+        return ["java", f"-Xmx{heap}", "-XX:+UseSerialGC", *self._compilers, "-Xlog:disable", "-XX:-UsePerfData",
                 f"-Djava.io.tmpdir={self.directory / 'tmp'}",
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dzookeeper.admin.enableServer=false", "-cp",
                 f"{self.library}/*", *words]

@@ -1,0 +1,143 @@
+"""What acktrail costs on Kafka, measured with ProducerPerformance and ConsumerPerformance."""
+
+import contextlib
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+from . import SPREAD, SPREAD_RULE, BpfTime, cpu, middle, resident, spread
+from . import Bench as Shared
+from truth.check import losses
+from truth.kafka.broker import KafkaBroker
+from truth.kafka.flight import hold
+from truth.places import WORK, spawn, stop
+
+MODES = {
+    "default batching": [],
+    "a batch for each record": ["--command-property", "linger.ms=0", "batch.size=0"],
+}
+# The least that is left of each mode's throughput.
+FLOORS = {"default batching": 0.98, "a batch for each record": 0.95}
+TITLE = "ProducerPerformance and ConsumerPerformance at once, 100-byte records, one partition"
+PARTS = ("cost", "throughput", "flight", "replay")
+WHEN_ASKED = ()
+PARTITIONS, GROUPS, IN_FLIGHT = 1000, 20, 1_000_000
+
+
+def broker(version, directory):
+    """A Kafka of this bench's own, compiled as in production, with as much memory as both cores can fill."""
+    return KafkaBroker(version or "4", directory / "broker", heap="1g", quick_start=False)
+
+
+class Pair:
+    """A producer and a consumer as fast as they can be: records a second that the consumer was given.
+
+    The first third is left out: until then Java compiles what it runs most.
+    """
+
+    def __init__(self, broker, seconds, words):
+        topic = f"bench.{time.monotonic_ns()}"
+        broker.admin.create(topic)
+        with contextlib.ExitStack() as running:
+            consumer = running.enter_context(self._tool(
+                "ConsumerPerformance", broker, topic, "--group", topic, "--num-records", "1000000000", "--timeout", "60000",
+                "--reporting-interval", "1000", "--show-detailed-stats", "--hide-header"))
+            producer = running.enter_context(self._tool(
+                "ProducerPerformance", broker, topic, "--num-records", "1000000000", "--record-size", "100", "--throughput", "-1",
+                "--reporting-interval", "1000", *words))
+            time.sleep(seconds)
+            for tool in (producer, consumer):
+                tool.terminate()
+            given = [float(line.split(",")[5]) for line in consumer.communicate()[0].splitlines() if line.count(",") == 9]
+            sent = [float(rate) for rate in re.findall(r"records sent, ([0-9.]+) records/sec", producer.communicate()[0])]
+        broker.admin.delete(topic)
+        given, sent = given[len(given) // 3:], sent[len(sent) // 3:]
+        if not given or not sent:
+            raise RuntimeError("the tools did not say what they sent and received")
+        self.given, self.sent = statistics.mean(given), statistics.mean(sent)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _tool(name, broker, topic, *words):
+        tool = spawn(["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{WORK}/kafka-4/*",
+                      f"org.apache.kafka.tools.{name}", "--bootstrap-server", broker.bootstrap(), "--topic", topic, *words],
+                     stdout=subprocess.PIPE, text=True)
+        try:
+            yield tool
+        finally:
+            stop(tool)
+
+
+class Bench(Shared):
+    """The parts; each gives the rows of a table."""
+
+    def cost(self):
+        """BPF time, CPU, memory, loss."""
+        rows = []
+        for mode, words in MODES.items():
+            of = middle([self._cost(words) for _ in range(self.runs)])
+            rows.append(f"| {mode} | {of['rate']:.0f}/s | {of['bpf']:.0f} µs (≤ 150) | {of['cpu']:.3f} µs (≤ 3) | "
+                        f"{of['rss']:.0f} MiB | {of['lost']:.0f} (0) |")
+        return ["| mode | records | BPF run time a megabyte | agent's CPU a record | resident | lost |",
+                "| --- | --- | --- | --- | --- | --- |", *rows]
+
+    def _cost(self, words):
+        """BPF time in a run of its own."""
+        with self.agent() as agent, BpfTime(agent) as bpf:
+            self._pair(words)
+        figures = {"bpf": bpf.nanoseconds / 1000 / (agent.summary["capture"]["bytes"] / 1e6)}
+        with self.agent() as agent:
+            busy = cpu(agent.process.pid)
+            figures["rate"] = self._pair(words).given
+            time.sleep(0.5)
+            busy = cpu(agent.process.pid) - busy
+            figures["rss"] = resident(agent.process.pid)
+        figures["cpu"] = busy / records(agent.summary, "Created") * 1e6
+        figures["lost"] = sum(losses(agent.summary).values())
+        return figures
+
+    def throughput(self):
+        """A saturated producer and consumer, with ÷ without, interleaved."""
+        rows = []
+        for mode, words in MODES.items():
+            pairs = self.with_and_without(lambda: self._pair(words).given)
+            ratios = [watched / plain for plain, watched in pairs]
+            rate = statistics.median(plain for plain, _ in pairs)
+            rows.append(f"| {mode} | {rate:.0f}/s | **{statistics.median(ratios):.3f}** (≥ {FLOORS[mode]}) | {spread(ratios)} |")
+        return [f"| mode | without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}", *rows]
+
+    def flight(self):
+        """A million records given to twenty groups, and committed by none."""
+        topic = f"bench.{time.monotonic_ns()}"
+        self.broker.admin.create(topic, PARTITIONS)
+        with self.agent() as agent:
+            start = resident(agent.process.pid)
+            with hold(self.broker, topic, GROUPS, IN_FLIGHT // GROUPS):
+                time.sleep(1)
+                full = resident(agent.process.pid)
+        self.broker.admin.delete(topic)
+        return [f"| {IN_FLIGHT:,} records in flight, {PARTITIONS:,} partitions, {GROUPS} groups | |", "| --- | --- |",
+                f"| dispatched | {records(agent.summary, 'Dispatched')} |", f"| resident before | {start:.0f} MiB |",
+                f"| resident then | {full:.0f} MiB (≤ 64) |", f"| lost | {sum(losses(agent.summary).values())} |"]
+
+    def replay(self):
+        """A recording of both tools at full speed, replayed on one core."""
+        file = self.recorded(lambda: self._pair(MODES["default batching"]))
+        speeds = []
+        for _ in range(self.runs):
+            took, summary = self.replayed(file)
+            speeds.append(records(summary, "Created") / took)
+        return ["| replay of a recording | |", "| --- | --- |", f"| records produced | {records(summary, 'Created')} |",
+                f"| records consumed | {records(summary, 'Dispatched')} |",
+                f"| recording | {file.stat().st_size / 2**20:.1f} MiB |",
+                f"| records a second, one core, each produced and consumed | {statistics.median(speeds):.0f} (≥ 5,000,000) |"]
+
+    def _pair(self, words):
+        return Pair(self.broker, self.seconds, words)
+
+
+def records(summary, state):
+    """Records that entered a state, of all topics."""
+    return sum(total["count"] for total in summary["totals"] if total["state"] == state)

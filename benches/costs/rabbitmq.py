@@ -1,0 +1,167 @@
+"""What acktrail costs on RabbitMQ, measured with PerfTest."""
+
+import re
+import statistics
+import time
+
+from . import SPREAD, SPREAD_RULE, BpfTime, cpu, middle, resident, spread
+from . import Bench as Shared
+from truth.broker import Broker
+from truth.check import losses
+from truth.flight import hold
+from truth.perftest import perftest
+from truth.places import free_port
+
+MODES = {
+    "auto-ack": ["-a"],
+    "confirms and acks by ten": ["-c", "100", "-q", "100", "-A", "10"],
+    "one message at a time": ["-c", "1", "-q", "1", "-A", "1"],
+}
+# The ceilings of the figures, per mode: BPF run time in microseconds per message.
+CEILINGS = {"auto-ack": 0.5, "confirms and acks by ten": 1.0, "one message at a time": 4.0}
+TITLE = "PerfTest 1 → 1 with 100-byte bodies"
+PARTS = ("cost", "throughput", "latency", "unwatched", "idle", "flight", "replay")
+WHEN_ASKED = ("soak",)
+
+
+def broker(version, directory):
+    """A RabbitMQ of this bench's own."""
+    return Broker(version or "3.10", directory / "broker", counters=False)
+
+
+class PerfTest:
+    """One run of PerfTest: messages a second, and the latency that 99 % of them stay below, in microseconds.
+
+    The first third is left out: until Java has compiled what it runs most, it falls behind, and what it then has to make up
+    for would be most of the slowest one percent. The latency is the median of what each second says, so that one pause of
+    the whole machine does not decide; what the agent does comes several times in every second.
+    """
+
+    def __init__(self, broker, seconds, *words):
+        text = perftest(broker, "-z", str(seconds), *words, patience=seconds + 60)
+        told = [line for line in text.splitlines() if re.search(r"time \d+\.\d+ s, ", line)]
+        told = told[len(told) // 3:]
+        received = self._each(told, r"received: (\d+) msg/s")
+        slowest = self._each(told, r"consumer latency: (?:\d+/)+(\d+) µs")
+        if not received or not slowest:
+            raise RuntimeError(f"PerfTest did not say what it received, and how late:\n{text[-2000:]}")
+        self.received, self.p99 = statistics.mean(received), statistics.median(slowest)
+
+    @staticmethod
+    def _each(lines, pattern):
+        return [int(number) for line in lines for number in re.findall(pattern, line)]
+
+
+class Bench(Shared):
+    """The parts; each gives the rows of a table."""
+
+    def cost(self):
+        """BPF time, CPU, memory, loss."""
+        rows = []
+        for mode, words in MODES.items():
+            of = middle([self._cost(words) for _ in range(self.runs)])
+            rows.append(f"| {mode} | {of['rate']:.0f}/s | {of['bpf']:.2f} µs (≤ {CEILINGS[mode]}) | {of['runs']:.2f} | "
+                        f"{of['cpu']:.2f} µs (≤ 2) | {of['rss']:.0f} MiB | {of['lost']:.0f} |")
+        return ["| mode | messages | BPF run time a message | programs run a message | agent's CPU a message | resident | lost |",
+                "| --- | --- | --- | --- | --- | --- | --- |", *rows]
+
+    def _cost(self, words):
+        """BPF time in a run of its own."""
+        with self.agent() as agent, BpfTime(agent) as bpf:
+            self._perftest(words)
+        counted = messages(agent.summary)
+        figures = {"bpf": bpf.nanoseconds / counted / 1000, "runs": bpf.runs / counted}
+        with self.agent() as agent:
+            busy = cpu(agent.process.pid)
+            figures["rate"] = self._perftest(words).received
+            time.sleep(0.5)
+            busy = cpu(agent.process.pid) - busy
+            figures["rss"] = resident(agent.process.pid)
+        figures["cpu"] = busy / messages(agent.summary) * 1e6
+        figures["lost"] = sum(losses(agent.summary).values())
+        return figures
+
+    def throughput(self):
+        """Saturated PerfTest, with ÷ without, interleaved."""
+        rows = []
+        for mode, words in MODES.items():
+            pairs = self.with_and_without(lambda: self._perftest(words).received)
+            ratios = [watched / plain for plain, watched in pairs]
+            rate = statistics.median(plain for plain, _ in pairs)
+            rows.append(f"| {mode} | {rate:.0f}/s | **{statistics.median(ratios):.3f}** (≥ 0.95) | {spread(ratios)} |")
+        return [f"| mode | without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}", *rows]
+
+    def latency(self):
+        """p99 from publish to consume at half of the ceiling, with ÷ without, interleaved."""
+        words = MODES["confirms and acks by ten"]
+        half = int(self._perftest(words).received) // 2
+        pairs = self.with_and_without(lambda: self._perftest(["-r", str(half), *words]).p99)
+        ratios = [watched / plain for plain, watched in pairs]
+        return [f"| rate | p99 without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}",
+                f"| {half}/s | {statistics.median(plain for plain, _ in pairs) / 1000:.2f} ms | "
+                f"**{statistics.median(ratios):.3f}** (≤ 1.05) | {spread(ratios)} |"]
+
+    def unwatched(self):
+        """The agent watches another port."""
+        with self.agent(port=free_port()) as agent, BpfTime(agent) as bpf:
+            self._perftest(MODES["one message at a time"])
+        return ["| busy connections that it does not watch | |", "| --- | --- |",
+                f"| a program's run | {bpf.nanoseconds / max(1, bpf.runs) / 1000:.3f} µs (< 0.1) |", f"| runs | {bpf.runs} |"]
+
+    def idle(self):
+        """Nothing passes."""
+        with self.agent() as agent:
+            time.sleep(2)
+            busy, began = cpu(agent.process.pid), time.monotonic()
+            time.sleep(10 * self.runs)
+            share = (cpu(agent.process.pid) - busy) / (time.monotonic() - began)
+        return ["| idle agent | |", "| --- | --- |", f"| of a core | {share * 100:.2f} % (≤ 0.3) |"]
+
+    def flight(self):
+        """100,000 deliveries in flight at once."""
+        with self.agent() as agent:
+            start = resident(agent.process.pid)
+            with hold(self.broker, queue(), 100_000):
+                time.sleep(1)
+                full = resident(agent.process.pid)
+        return ["| 100,000 messages in flight | |", "| --- | --- |", f"| resident before | {start:.0f} MiB |",
+                f"| resident then | {full:.0f} MiB (≤ 64) |", f"| lost | {sum(losses(agent.summary).values())} |"]
+
+    def soak(self):
+        """Memory over an hour: each minute new connections, a new queue, and confirmed messages acknowledged by ten."""
+        minutes = 2 if self.seconds < 12 else 60
+        resident_then = []
+        with self.agent() as agent:
+            for _ in range(minutes):
+                PerfTest(self.broker, 60, "-u", queue(), "-r", "4000", *MODES["confirms and acks by ten"])
+                resident_then.append(resident(agent.process.pid))
+        count, lost = messages(agent.summary), sum(losses(agent.summary).values())
+        tenth = max(1, minutes // 10)
+        early, late = (statistics.median(part) for part in (resident_then[tenth:2 * tenth], resident_then[-tenth:]))
+        return [f"| {minutes} minutes at 4,000/s | |", "| --- | --- |", f"| messages | {count} |", f"| lost | {lost} |",
+                f"| resident after {tenth} to {2 * tenth} minutes | {early:.1f} MiB |",
+                f"| resident in the last {tenth} minutes | {late:.1f} MiB |", f"| largest | {max(resident_then):.1f} MiB |"]
+
+    def replay(self):
+        """A recording of PerfTest at full speed, replayed on one core."""
+        file = self.recorded(lambda: self._perftest(MODES["auto-ack"]))
+        speeds = []
+        for _ in range(self.runs):
+            took, summary = self.replayed(file)
+            speeds.append(messages(summary) / took)
+        return ["| replay of a recording | |", "| --- | --- |", f"| messages | {messages(summary)} |",
+                f"| recording | {file.stat().st_size / 2**20:.1f} MiB |",
+                f"| messages a second, one core | {statistics.median(speeds):.0f} (≥ 500,000) |"]
+
+    def _perftest(self, words):
+        return PerfTest(self.broker, self.seconds, "-u", queue(), *words)
+
+
+def queue():
+    """A name that no run had before."""
+    return f"bench.{time.monotonic_ns()}"
+
+
+def messages(summary):
+    """Messages whose life was followed to its end."""
+    return sum(total["count"] for total in summary["totals"] if total["state"] == "Acknowledged")
