@@ -23,6 +23,7 @@ use crate::export::summary::{CaptureTotals, Loss, SummaryFacts, Totals};
 use crate::export::write_behind::WriteBehind;
 use crate::export::write_behind::{Output, PATIENCE};
 use crate::lifecycle::transition::{Event, Observer, Transition};
+use crate::names::Name;
 use crate::pipeline::Pipeline;
 use crate::time::Timestamp;
 
@@ -295,6 +296,10 @@ impl Observer for Outputs {
         if let Some(telemetry) = &mut self.telemetry {
             telemetry.transition(transition);
         }
+    }
+
+    fn renamed(&mut self, from: &Name, to: &Name) {
+        self.totals.renamed(from, to);
     }
 
     fn event(&mut self, event: &Event<'_>) {

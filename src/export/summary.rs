@@ -1,6 +1,8 @@
 //! The summary: what became of all messages, and what the capture did and lost, so that `seen + Σ lost = sent` can be
 //! checked.
 
+use hashbrown::HashMap;
+
 use super::json;
 use super::lags;
 use super::registry::EVENTS;
@@ -81,16 +83,37 @@ pub struct Total {
     pub reasons: Vec<(Reason, u64)>,
 }
 
+impl Total {
+    /// Takes over what another row counted; always true.
+    fn add(&mut self, other: &Total) -> bool {
+        self.count += other.count;
+        self.inferred += other.inferred;
+        for (reason, count) in &other.reasons {
+            match self.reasons.iter_mut().find(|(known, _)| known == reason) {
+                Some((_, known)) => *known += count,
+                None => self.reasons.push((*reason, *count)),
+            }
+        }
+        self.reasons.sort_unstable();
+        true
+    }
+}
+
 /// Counts transitions per system, virtual host, destination, queue and state.
 #[derive(Default)]
 pub struct Totals {
     routes: Routes,
     rows: Vec<Row>,
     retired: Vec<(RouteId, Route)>,
+    /// Names of what was counted without one: what it was called meanwhile, and its name.
+    renamed: HashMap<Name, Name>,
     events: [u64; EVENTS.len()],
 }
 
 impl Totals {
+    /// Names that are given to what was counted without one. What finds no room keeps what it was called.
+    const RENAMED: usize = 4096;
+
     /// Nothing counted yet.
     pub fn new() -> Totals {
         Totals::default()
@@ -98,7 +121,7 @@ impl Totals {
 
     /// All rows that are not zero, sorted by system, virtual host, queue, destination and state.
     pub fn rows(&self) -> Vec<Total> {
-        let mut totals = Vec::new();
+        let mut totals: Vec<Total> = Vec::new();
         for (id, route) in self.routes.iter() {
             let Some(row) = self.rows.get(id.index()) else { continue };
             for state in State::ALL {
@@ -118,7 +141,7 @@ impl Totals {
                 totals.push(Total {
                     system: route.system,
                     vhost: route.vhost.clone(),
-                    destination: route.destination.clone(),
+                    destination: self.renamed.get(&route.destination).unwrap_or(&route.destination).clone(),
                     queue: route.queue.clone(),
                     state,
                     count: cell.count,
@@ -131,6 +154,9 @@ impl Totals {
             (total.system, total.vhost.clone(), total.queue.clone(), total.destination.clone(), total.state)
         };
         totals.sort_by_cached_key(key);
+        if !self.renamed.is_empty() {
+            totals.dedup_by(|next, total| key(next) == key(total) && total.add(next));
+        }
         totals
     }
 
@@ -261,6 +287,12 @@ impl Totals {
 impl Observer for Totals {
     fn transition(&mut self, transition: &Transition<'_>) {
         self.count(transition);
+    }
+
+    fn renamed(&mut self, from: &Name, to: &Name) {
+        if self.renamed.len() < Self::RENAMED {
+            self.renamed.insert(from.clone(), to.clone());
+        }
     }
 
     fn event(&mut self, event: &Event<'_>) {

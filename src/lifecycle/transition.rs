@@ -407,6 +407,8 @@ pub trait Observer {
     fn event(&mut self, event: &Event<'_>);
     /// What transitions that wait for it ([`Transition::awaits`]) are told of a channel's end: `None` where nobody will know.
     fn explained(&mut self, _channel: ChannelId, _why: Option<Why>) {}
+    /// What lines called a destination so far, for want of its name, is called by that from now on.
+    fn renamed(&mut self, _from: &Name, _to: &Name) {}
 }
 
 /// Why a channel took its deliveries along.

@@ -146,6 +146,10 @@ impl Observer for Withholding<'_> {
         self.listener.event(event);
     }
 
+    fn renamed(&mut self, from: &Name, to: &Name) {
+        self.listener.renamed(from, to);
+    }
+
     fn explained(&mut self, channel: ChannelId, why: Option<Why>) {
         if !self.withheld.waiting.is_empty() {
             self.withheld.explain(channel, why, self.listener);

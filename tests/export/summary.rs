@@ -150,3 +150,25 @@ fn nothing_is_lost_by_folding() {
     assert!(line["folded"].as_u64().unwrap() > 0);
     assert_eq!(line["capture"]["lost"], json!({}));
 }
+
+/// What was counted under a topic's id is part of what is counted under its name, once that is known.
+#[test]
+fn a_name_that_is_learned_late_is_everything_s() {
+    let mut names = Names::default();
+    let (id, name, other) = (names.intern(b"AAAAAAAAAAAAAAAAAAAAAQ"), names.intern(b"orders"), names.intern(b"other"));
+    let mut totals = Totals::new();
+    for (topic, count, reason) in
+        [(&id, 2, Reason::Refetched), (&name, 3, Reason::Refetched), (&other, 5, Reason::Aborted)]
+    {
+        let mut subject = transition(State::Dispatched, 2);
+        (subject.count, subject.reason) = (count, Some(reason));
+        subject.attributes = Attributes { topic: Some(topic), ..Attributes::default() };
+        totals.transition(&subject);
+    }
+    totals.renamed(&id, &name);
+    let rows: Vec<_> =
+        totals.rows().into_iter().map(|row| (row.destination.to_string(), row.count, row.reasons)).collect();
+    let expected =
+        [("orders".to_owned(), 5, vec![(Reason::Refetched, 5)]), ("other".to_owned(), 5, vec![(Reason::Aborted, 5)])];
+    assert_eq!(rows, expected);
+}

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use hashbrown::{HashMap, HashSet};
 
 use super::super::party::Party;
-use super::topics::Place;
+use super::topics::{Place, TopicNumber};
 use crate::names::Name;
 use crate::protocol::operation::log::Member;
 use crate::stream::ConnectionId;
@@ -121,6 +121,15 @@ impl Consumers {
             claim.assignment = number;
         }
         number
+    }
+
+    /// Whoever holds partitions of a topic holds those of another one, too: it is the same, or has taken its place.
+    pub fn also_holds(&mut self, topic: TopicNumber, other: TopicNumber) {
+        for claim in self.applications.values_mut().flatten() {
+            let held = claim.partitions.as_mut().unwrap_or(&mut claim.touched);
+            let same: Vec<Place> = held.iter().copied().filter(|place| place.topic == topic).collect();
+            held.extend(same.into_iter().map(|place| Place { topic: other, ..place }));
+        }
     }
 
     /// A member asked or committed the offset of a partition.

@@ -119,7 +119,7 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         match operation {
-            LogOperation::TopicNamed { id, name } => self.topic_named(*id, name),
+            LogOperation::TopicNamed { id, name } => self.topic_named(*id, name, observer),
             LogOperation::Produced { request, partition, batch, acks, copies } => {
                 let sending = produce::Sending { batch, acks: *acks, copies };
                 self.produced(time, party, *request, partition, &sending, observer);
@@ -252,8 +252,23 @@ impl Logs {
         })
     }
 
-    fn topic_named(&mut self, id: log::TopicId, name: &crate::names::Name) {
-        let Some((from, to)) = self.topics.named(id, name) else { return };
+    fn topic_named(&mut self, id: log::TopicId, name: &crate::names::Name, observer: &mut dyn Observer) {
+        let topics::Learned { was, moved, remade } = self.topics.named(id, name);
+        if let Some(was) = was {
+            observer.renamed(&was, name);
+        }
+        if let Some((from, to)) = moved {
+            self.moved(from, to);
+        }
+        // Whoever was assigned the topic by its name goes on with the new one.
+        if let Some((before, now)) = remade {
+            self.consumers.also_holds(before, now);
+        }
+    }
+
+    /// What is known of a topic under one number belongs to another.
+    fn moved(&mut self, from: topics::TopicNumber, to: topics::TopicNumber) {
+        let move_to = |place: &mut Place| place.topic = if place.topic == from { to } else { place.topic };
         for number in self.topics.take_partitions(from) {
             let Some(partition) = self.partitions.remove(&Place { topic: from, partition: number }) else { continue };
             let place = Place { topic: to, partition: number };
@@ -271,6 +286,9 @@ impl Logs {
             let lost = before - known.chains.len();
             self.chains -= lost;
         }
+        self.consumers.also_holds(from, to);
+        self.unread.values_mut().flatten().for_each(|unread| move_to(&mut unread.place));
+        self.transactions.values_mut().flat_map(settle::Transaction::places).for_each(move_to);
     }
 
     /// The partition's place and state; `None`: it is the broker's own, or there is no room.

@@ -175,7 +175,10 @@ impl Partition {
             self.is_copy(offset, root);
         }
         for (consumer, chain) in other.chains {
-            self.chains.entry(consumer).or_insert(chain);
+            match self.chains.get_mut(&consumer) {
+                Some(known) => known.absorb(chain),
+                None => drop(self.chains.insert(consumer, chain)),
+            }
         }
     }
 }

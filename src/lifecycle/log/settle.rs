@@ -38,6 +38,12 @@ impl Transaction {
         parties.any(|of| Application::is_of_both(of, party))
     }
 
+    /// Where what is in it belongs.
+    pub fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        let commits = self.commits.iter_mut().map(|commit| &mut commit.place);
+        commits.chain(self.copies.iter_mut().map(|stored| &mut stored.place))
+    }
+
     fn is_full(&self) -> bool {
         self.commits.len() + self.copies.len() >= Logs::PROMISED
     }

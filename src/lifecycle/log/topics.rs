@@ -26,6 +26,17 @@ pub(super) struct Topics {
     by_id: HashMap<TopicId, TopicNumber>,
 }
 
+/// What it means that an id and a name belong together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Learned {
+    /// What the topic was called so far, for want of its name.
+    pub was: Option<Name>,
+    /// It had two numbers: what is known under the first belongs to the second.
+    pub moved: Option<(TopicNumber, TopicNumber)>,
+    /// It was deleted and made again: its number before, and now.
+    pub remade: Option<(TopicNumber, TopicNumber)>,
+}
+
 struct Known {
     name: Name,
     id: Option<TopicId>,
@@ -58,36 +69,33 @@ impl Topics {
         }
     }
 
-    /// A topic's id and its name belong together. `Some((from, to))`: it had two numbers, and what is known under the first
-    /// belongs to the second.
-    pub fn named(&mut self, id: TopicId, name: &Name) -> Option<(TopicNumber, TopicNumber)> {
+    /// A topic's id and its name belong together.
+    pub fn named(&mut self, id: TopicId, name: &Name) -> Learned {
         let of_id = self.by_id.get(&id).copied();
         let of_name = self.by_name.get(name).copied();
+        let was = of_id.and_then(|one| self.get(one)).filter(|known| !known.named).map(|known| known.name.clone());
+        let mut learned = Learned { was, ..Learned::default() };
         match (of_id, of_name) {
-            (Some(one), Some(two)) if one == two => None,
-            (Some(one), Some(two)) if self.get(two).is_some_and(|known| known.id.is_none()) => {
+            (Some(one), Some(two)) if one == two => {}
+            (_, Some(two)) if self.get(two).is_some_and(|known| known.id.is_none()) => {
                 self.by_id.insert(id, two);
                 self.set(two, id, name);
-                Some((one, two))
+                learned.moved = of_id.map(|one| (one, two));
             }
             // A topic that was deleted and made again has another id, and begins anew.
-            (Some(one), _) => {
+            (Some(one), before) => {
                 self.set(one, id, name);
                 self.by_name.insert(name.clone(), one);
-                None
+                learned.remade = before.map(|before| (before, one));
             }
-            (None, Some(two)) if self.get(two).is_some_and(|known| known.id.is_none()) => {
-                self.by_id.insert(id, two);
-                self.set(two, id, name);
-                None
-            }
-            (None, _) => {
-                let number = self.add(name.clone(), Some(id), true)?;
+            (None, before) => {
+                let Some(number) = self.add(name.clone(), Some(id), true) else { return learned };
                 self.by_id.insert(id, number);
                 self.by_name.insert(name.clone(), number);
-                None
+                learned.remade = before.map(|before| (before, number));
             }
         }
+        learned
     }
 
     /// What it is called: its name, or its id in Kafka's own writing while that is unknown.
@@ -188,9 +196,11 @@ mod tests {
         let by_id = topics.number(&Topic::Id(id)).unwrap();
         let by_name = topics.number(&name("orders")).unwrap();
         assert_ne!(by_id, by_name);
-        assert_eq!(topics.named(id, &"orders".into()), Some((by_id, by_name)));
+        let was = topics.name(by_id).cloned();
+        let learned = Learned { was, moved: Some((by_id, by_name)), remade: None };
+        assert_eq!(topics.named(id, &"orders".into()), learned);
         assert_eq!(topics.number(&Topic::Id(id)), Some(by_name));
-        assert_eq!(topics.named(id, &"orders".into()), None);
+        assert_eq!(topics.named(id, &"orders".into()), Learned::default());
     }
 
     #[test]
@@ -198,8 +208,10 @@ mod tests {
         let mut topics = Topics::default();
         topics.named(TopicId([1; 16]), &"orders".into());
         let first = topics.number(&name("orders"));
-        topics.named(TopicId([2; 16]), &"orders".into());
-        assert_ne!(topics.number(&name("orders")), first);
+        let learned = topics.named(TopicId([2; 16]), &"orders".into());
+        let second = topics.number(&name("orders"));
+        assert_ne!(second, first);
+        assert_eq!(learned.remade, first.zip(second));
         assert_eq!(topics.number(&Topic::Id(TopicId([1; 16]))), first);
     }
 }

@@ -72,6 +72,15 @@ class Stage:
         self.broker.admin.delete_records({(topic, partition): before})
         self.log.add("truncated", topic=topic, generation=self._generations[topic], partition=partition, before=before)
 
+    def shrunk(self, topic, partition, start):
+        """Waits until the broker has deleted all before an offset by itself."""
+        deadline = time.monotonic() + 20
+        while self.broker.admin.ends([(topic, partition)])[topic, partition][0] < start:
+            if time.monotonic() > deadline:
+                raise Timeout(f"{topic}/{partition} still begins before {start}")
+            time.sleep(0.05)
+        self.log.add("truncated", topic=topic, generation=self._generations[topic], partition=partition, before=start)
+
     def compacted(self, topic, left):
         """Waits until compaction has left so many records, and returns that number."""
         deadline = time.monotonic() + 20
