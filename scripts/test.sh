@@ -15,8 +15,8 @@ logs=$work/log/test
 target=${CARGO_TARGET_DIR:-$PWD/target}
 passed=0 failed=0 failures=() unchecked=()
 # The Kafka scenarios of two client libraries, and those of share groups. Left out is what the agent cannot know yet: the group of a
-# consumer that assigns itself and has not spoken of it.
-kafka='^(?!assigned-given-)(.*-(java|librdkafka)|share-.*)$'
+# consumer that assigns itself and has not spoken of it; and, for their time, a broker that dies and a retention that has to pass.
+kafka='^(?!(assigned-given|broker-killed|expired)-)(.*-(java|librdkafka)|share-.*)$'
 mkdir -p "$logs"
 
 main() {
@@ -85,6 +85,7 @@ everything() {
         truth perftest truth.perftest
         truth disturbed truth.disturbed
         truth kafka truth.kafka.run --broker 4 --only "$kafka"
+        truth kafka-disturbed truth.kafka.disturbed --broker 4 --only late --seconds 4
         for broker in rabbitmq kafka; do
             step "demo-$broker" "$work/venv/bin/python" demo/demo.py "$broker" --seconds 8
         done

@@ -75,7 +75,7 @@ def _span(span, about):
 def _take(points, metric, about):
     """Temporality is cumulative: a series' last point says all, and one that began anew is another series."""
     data = metric.get("sum") or metric.get("histogram")
-    for point in data["dataPoints"]:
+    for point in data["dataPoints"] or ():
         attributes = _pairs(point)
         value = int(point["asInt"] if "asInt" in point else point["count"])
         key = metric["name"], _frozen(about), _frozen(attributes), point["startTimeUnixNano"]

@@ -5,7 +5,8 @@ import struct
 import time
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec
+from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec,
+                                   ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion)
 
 PATIENCE = 20
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -110,6 +111,11 @@ class Admin:
             if time.monotonic() > deadline:
                 raise RuntimeError(words)
             time.sleep(0.02)
+
+    def scram(self, mechanism, user, password):
+        """Lets a user log in by SCRAM."""
+        info = ScramCredentialInfo(ScramMechanism[mechanism.replace("-", "_")], 4096)
+        _each(self._client.alter_user_scram_credentials([UserScramCredentialUpsertion(user, info, password.encode())]))
 
     # Logs
 

@@ -18,8 +18,8 @@ from .admin import Admin
 VERSIONS = ("4", "2.8")
 CLUSTER_ID = "YWNrdHJhaWwtdHJ1dGgtMQ"
 USER, PASSWORD = "alice", "alice-secret"
-# What of a login must be nowhere: the password of PLAIN.
-SECRETS = (PASSWORD.encode(),)
+# What of a login must be nowhere: the password of PLAIN, what a client of SCRAM says first and last (RFC 5802).
+SECRETS = (PASSWORD.encode(), b"n,,n=" + USER.encode(), b"c=biws,r=")
 COMMON = {
     "auto.create.topics.enable": "false",
     "offsets.topic.replication.factor": 1,
@@ -32,10 +32,11 @@ COMMON = {
     "log.cleaner.backoff.ms": 100,
     "log.cleaner.dedupe.buffer.size": 16 << 20,
     "log.retention.check.interval.ms": 500,
+    "log.initial.task.delay.ms": 500,
     "num.network.threads": 2,
     "num.io.threads": 4,
     "background.threads": 2,
-    "sasl.enabled.mechanisms": "PLAIN",
+    "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
     # What its own connections speak is part of what passes the watched port.
     "inter.broker.listener.name": "PLAINTEXT",
 }
@@ -166,7 +167,11 @@ class KafkaBroker:
         login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         return {**COMMON, **own, "listeners": listeners, "advertised.listeners": advertised, "log.dirs": self.directory / "data",
                 "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
-                "listener.name.sasl_plaintext.plain.sasl.jaas.config": login, **self.settings}
+                "listener.name.sasl_plaintext.plain.sasl.jaas.config": login, **self._scram(), **self.settings}
+
+    def _scram(self):
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        return {f"listener.name.sasl_plaintext.scram-sha-{bits}.sasl.jaas.config": module for bits in (256, 512)}
 
     def _formatted(self):
         """An empty log directory as the format tool leaves it. It names no port, so it is made once and copied."""

@@ -1,11 +1,12 @@
 """acktrail disturbed while Kafka clients work: attached late, killed, stopped with a tiny ring. What it says must be right all the same.
 
-    python -m truth.kafka.disturbed [--broker 4|2.8] [--only late|killed|stalled] [--seed N] [--seconds N]
+    python -m truth.kafka.disturbed [--broker 4|2.8] [--only late|killed|stalled|hostile] [--seed N] [--seconds N]
 """
 
 import argparse
 import pathlib
 import random
+import resource
 import shutil
 import time
 
@@ -20,6 +21,7 @@ from .check import Scenario
 from .client import Pool
 from .consistency import contradictions
 from .expect import SECOND, Expected
+from .hostile import Hostile
 from .load import METADATA_MS, Load
 from .partly import PartlySeen, lines_of
 from .stage import Stage
@@ -154,7 +156,35 @@ def check_account(truth, seen, summary, sent, tally):
     tally.check(created < len(truth.sends), "no record was lost: the test tests nothing")
 
 
-PARTS = {"late": late, "killed": killed, "stalled": stalled}
+def hostile(broker, directory, rng, seconds, tally):
+    """Bad clients on the same port: they are counted, the memory stays what it was, and nobody else is harmed."""
+    with Agent(directory, broker.port, name="hostile") as agent:
+        load, stage, pool = loaded(broker, directory, "hostile", seconds)
+        before = resident(agent.process.pid)
+        bad = Hostile(broker.port, rng.randrange(10**6))
+        load.finish()
+        count = bad.stop()
+        grown = resident(agent.process.pid) - before
+        truth = finished(load, stage, pool, tally)
+        time.sleep(0.3)
+    judge("beside hostile clients", truth, agent.lines, [(0, 2**63)], tally)
+    lost, told = losses(agent.summary), agent.summary["events"]
+    print(f"{'':24} {count} hostile clients, {grown >> 20} MiB more, {lost}, {told}", flush=True)
+    tally.check(count > 20, f"only {count} hostile clients")
+    tally.check(grown < 64 << 20, f"the agent took {grown >> 20} MiB more")
+    tally.check(lost.get("protocol.malformed") and told.get("parse_trouble"), f"nothing was malformed: {lost}, {told}")
+    tally.check(told.get("not_decoded"), f"nothing was said of TLS: {told}")
+    others = {what: count for what, count in lost.items() if what.split(".")[0] not in ("protocol", "lifecycle")}
+    tally.check(not others, f"lost {others}")
+
+
+def resident(pid):
+    """Memory of a process in bytes."""
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+PARTS = {"late": late, "killed": killed, "stalled": stalled, "hostile": hostile}
 
 
 def main():

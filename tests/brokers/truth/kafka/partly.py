@@ -100,7 +100,7 @@ def count(lines):
     """How often they say that a state was entered, less what they take back."""
     counts = collections.Counter(flat["state"] for flat in lines)
     for flat in lines:
-        if flat["corrects"]:
+        if flat["corrects"] and flat["corrects"] != "PublishFailed":
             counts[flat["corrects"]] -= 1
     return counts
 

@@ -74,7 +74,8 @@ class Stage:
 
     def shrunk(self, topic, partition, start):
         """Waits until the broker has deleted all before an offset by itself."""
-        deadline = time.monotonic() + 20
+        # Old brokers look for what is old half a minute after their start for the first time.
+        deadline = time.monotonic() + 45
         while self.broker.admin.ends([(topic, partition)])[topic, partition][0] < start:
             if time.monotonic() > deadline:
                 raise Timeout(f"{topic}/{partition} still begins before {start}")

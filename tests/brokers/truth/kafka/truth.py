@@ -86,6 +86,7 @@ class Truth:
         self.surveys = collections.defaultdict(list)     # (topic, generation, partition) → log entries, in time's order
         self.handles, self.sends, self.restarts = {}, {}, 0
         self._ends = {}                                  # (handle, transaction) → committed?
+        self._partitions, self._shrinking = None, {}
         for entry in self.entries:
             handler = getattr(self, "_on_" + entry["op"], None)
             if handler:
@@ -103,8 +104,22 @@ class Truth:
 
     def held(self, partition, at=None):
         """The offsets of the records that a log held at a time, or ever: partition is (topic, generation, partition)."""
-        return [place[3] for place, record in sorted(self.records.items()) if place[:3] == partition
-                and (at is None or record.gone is None or record.gone > at)]
+        records = self._logs().get(partition, ())
+        return [offset for offset, gone in records if at is None or gone is None or gone > at]
+
+    def shrinks(self, partition):
+        """Whether records have left the log."""
+        if partition not in self._shrinking:
+            self._shrinking[partition] = any(gone is not None for _, gone in self._logs().get(partition, ()))
+        return self._shrinking[partition]
+
+    def _logs(self):
+        """Of each partition its records' offsets in order, and when each left the log."""
+        if self._partitions is None:
+            self._partitions = collections.defaultdict(list)
+            for place, record in sorted(self.records.items()):
+                self._partitions[place[:3]].append((place[3], record.gone))
+        return self._partitions
 
     def isolated(self, group, record):
         """Whether this group is not given the record, because its transaction was aborted."""

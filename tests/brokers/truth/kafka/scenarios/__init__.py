@@ -1,3 +1,3 @@
 """The scenarios. Importing this package registers them all."""
 
-from . import groups, publishing, retries, sharing, topics, transactions  # noqa: F401
+from . import faults, groups, publishing, retries, sharing, topics, transactions  # noqa: F401

@@ -1,5 +1,6 @@
 """How records are produced."""
 
+from ..broker import PASSWORD, USER
 from ..stage import KINDS, scenario
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -103,3 +104,26 @@ def sasl(s, kind):
     producer = s.producer(kind, security="sasl", linger=2)
     producer.produce(topic, 20, size=50)
     drained(s, kind, "readers", 20, topic, security="sasl")
+
+
+# Of librdkafka it can be asked to behave as before brokers said what they understand.
+@scenario(brokers=("2.8",), kind=("librdkafka",))
+def sasl_raw(s, kind):
+    """A login of the first kind: behind SaslHandshake 0 come the mechanism's own bytes, without any header."""
+    old = {"api.version.request": False, "broker.version.fallback": "0.10.0"}
+    topic = s.topic()
+    producer = s.producer(kind, security="sasl", linger=2, extra=old)
+    producer.produce(topic, 20, size=50)
+    drained(s, kind, "readers", 20, topic, security="sasl", extra=old)
+
+
+@scenario(mechanism=("SCRAM-SHA-256", "SCRAM-SHA-512"), kind=("java", "librdkafka"))
+def sasl_scram(s, mechanism, kind):
+    """A login by a challenge."""
+    s.broker.admin.scram(mechanism, USER, PASSWORD)
+    login = f'org.apache.kafka.common.security.scram.ScramLoginModule required username="{USER}" password="{PASSWORD}";'
+    extra = {"sasl.mechanism": mechanism, **({"sasl.jaas.config": login} if kind == "java" else {})}
+    topic = s.topic()
+    producer = s.producer(kind, security="sasl", linger=2, extra=extra)
+    producer.produce(topic, 20, size=50)
+    drained(s, kind, "readers", 20, topic, security="sasl", extra=extra)
