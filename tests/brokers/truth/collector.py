@@ -74,8 +74,9 @@ def _span(span, about):
 
 def _take(points, metric, about):
     """Temporality is cumulative: a series' last point says all, and one that began anew is another series."""
-    data = metric.get("sum") or metric.get("histogram")
-    for point in data["dataPoints"] or ():
+    # Gauges say how it is at a moment, which no log of a client does.
+    data = metric.get("sum") or metric.get("histogram") or {}
+    for point in data.get("dataPoints") or ():
         attributes = _pairs(point)
         value = int(point["asInt"] if "asInt" in point else point["count"])
         key = metric["name"], _frozen(about), _frozen(attributes), point["startTimeUnixNano"]
