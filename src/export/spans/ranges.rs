@@ -284,7 +284,10 @@ impl Ranges {
         let mut links = Links::default();
         links.push(context.into());
         process.links.links.iter().for_each(|link| links.push(link.context.into()));
-        desk.out.emit(process.span());
+        // What is copied on from a retry topic was told when it was copied there.
+        if line.previous != Some(State::Retrying) {
+            desk.out.emit(process.span());
+        }
         let (operation, role) = match line.state {
             State::Retrying => ("retry", Role::Retry),
             _ => ("dead_letter", Role::DeadLetter),

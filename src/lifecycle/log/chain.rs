@@ -188,6 +188,12 @@ impl Chain {
         self.open.iter().any(holds) || self.copied.iter().any(|copied| copied.offset == offset)
     }
 
+    /// Whether somebody has what is at an offset.
+    pub fn has(&self, offset: i64) -> bool {
+        let at = self.open.partition_point(|piece| piece.last < offset);
+        self.open.get(at).is_some_and(|piece| piece.first <= offset)
+    }
+
     /// Whether the group has committed what is at an offset, as far as that is remembered.
     pub fn has_done(&self, offset: i64) -> bool {
         self.done.iter().any(|done| (done.first..=done.last).contains(&offset))

@@ -179,7 +179,9 @@ impl Logs {
                 fitting.extend(chain.standing(*offset, *connection, time).map(|standing| (standing, direct)));
             }
         }
-        let (standing, direct) = fitting.iter().min_by_key(|(standing, of)| (*standing, of.place, of.offset))?;
+        let (standing, direct) = fitting
+            .iter()
+            .min_by_key(|(standing, of)| (*standing, of.place, of.offset, of.consumer.group().cloned()))?;
         // What is being retried may still die, but not be retried once more without being handed out.
         if *standing == Standing::DeadLettered || (*standing == Standing::Retrying && fate == CopyFate::Retry) {
             return None;
@@ -213,6 +215,8 @@ impl Logs {
         };
         let holder = only(&|chain| chain.is_known_to(party, offset));
         let named = named.filter(|_| !presumed);
-        holder.or_else(|| only(&|chain| chain.has_done(offset))).or(named)
+        // Of whom nobody knows the process, somebody else's connection may have had it: then only one group may have.
+        let had = || only(&|chain| chain.has(offset)).or_else(|| only(&|chain| chain.has_done(offset)));
+        holder.or_else(had).or(named)
     }
 }
