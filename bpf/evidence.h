@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * Whether a packet proves AMQP. Only for sockets that no rule decides, only in discovery, and only for their first
+ * Whether a packet proves AMQP or Kafka. Only for sockets that no rule decides, only in discovery, and only for their first
  * packets: a connection seen from birth is settled by its first bytes, an older one gets UNDECIDED_PACKETS chances to show
- * a method frame at a packet's start with every field in place, its end octet included.
+ * a method frame at a packet's start with every field in place, its end octet included, or a packet that is one request.
  */
 #ifndef ACKTRAIL_EVIDENCE_H
 #define ACKTRAIL_EVIDENCE_H
 
 #include "amqp.h"
+#include "kafka.h"
 #include "packet.h"
 #include "socket.h"
 
@@ -16,7 +17,8 @@
 enum evidence {
 	EVIDENCE_NONE,
 	EVIDENCE_AMQP,
-	EVIDENCE_OTHER, /* certainly not AMQP */
+	EVIDENCE_KAFKA, /* a request: its sender is the client */
+	EVIDENCE_OTHER, /* certainly neither */
 };
 
 /* A whole method frame of class basic at the packet's start. */
@@ -49,6 +51,8 @@ __noinline int evidence_of(struct __sk_buff *skb, struct packet *p, bool first)
 {
 	if (!p)
 		return EVIDENCE_NONE;
+	if (is_kafka_request(skb, p, first))
+		return EVIDENCE_KAFKA;
 	if (first)
 		return is_protocol_header(skb, p) ? EVIDENCE_AMQP : EVIDENCE_OTHER;
 	if (p->length == 8 && is_protocol_header(skb, p))
@@ -74,13 +78,22 @@ static __always_inline void prove(struct packet *p, struct tcp_sock *tp, struct 
 	list_egress(s);
 }
 
+static __always_inline __u16 broker_of_request(struct packet *p, struct tcp_sock *tp)
+{
+	struct sock_common *sk = &((struct sock *)tp)->__sk_common;
+
+	return p->direction == EGRESS ? bpf_ntohs(sk->skc_dport) : sk->skc_num;
+}
+
 /* Settles an undecided socket, or lets it wait for its next packet. */
 static __always_inline void weigh(struct __sk_buff *skb, struct packet *p, struct tcp_sock *tp, struct socket_state *s)
 {
 	bool first = !tp->bytes_received && tp->bytes_sent == (p->direction == EGRESS ? p->length : 0);
 	int evidence = evidence_of(skb, p, first);
 
-	if (evidence == EVIDENCE_AMQP)
+	if (evidence == EVIDENCE_KAFKA)
+		s->broker_port = broker_of_request(p, tp);
+	if (evidence == EVIDENCE_AMQP || evidence == EVIDENCE_KAFKA)
 		prove(p, tp, s, first);
 	else if (evidence == EVIDENCE_OTHER || ++s->undecided_packets >= UNDECIDED_PACKETS)
 		s->verdict = VERDICT_IGNORE;

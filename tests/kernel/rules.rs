@@ -117,6 +117,59 @@ fn a_whole_frame_proves_a_broker_late() {
     assert!(!knows(&tap, 21028), "{tap}");
 }
 
+/// A request to Kafka: this API in this version, from a client with this name.
+fn request(api: i16, version: i16, client: Option<&str>, rest: &[u8]) -> Vec<u8> {
+    let name = client.map_or(-1, |client| client.len() as i16);
+    let head = [api.to_be_bytes(), version.to_be_bytes(), [0; 2], [0, 5], name.to_be_bytes()].concat();
+    let body = [&head, client.unwrap_or_default().as_bytes(), rest].concat();
+    [&(body.len() as u32).to_be_bytes()[..], &body].concat()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn requests_prove_kafka() {
+    let mut late = pair(21070);
+    late.exchange(b"what came before", b"and its answer");
+    let mut tap = Tap::new(&discovery());
+    let versions = request(18, 4, Some("orders-7"), b"\x00\x05java\x064.4\x00");
+    let mut new = pair(21071);
+    new.exchange(&versions, b"yes");
+    let mut nameless = pair(21072);
+    nameless.exchange(&request(3, 0, None, b"\x00\x00\x00\x00"), b"yes");
+    // In the middle only a request with a name is believed.
+    late.exchange(&request(3, 0, None, b"\x00\x00\x00\x00"), b"no");
+    let produce = request(0, 9, Some("orders-7"), &pattern(5, 300));
+    late.exchange(&produce, b"yes");
+    let mut others = Vec::new();
+    let spoilt: [fn(&mut Vec<u8>); 5] = [
+        |bytes| bytes[3] += 1,
+        |bytes| bytes[4] = 1,
+        |bytes| bytes[7] = 99,
+        |bytes| bytes[13] = 200,
+        |bytes| bytes[14] = 3,
+    ];
+    for (port, spoil) in (21073..).zip(spoilt) {
+        let mut other = pair(port);
+        let mut bytes = versions.clone();
+        spoil(&mut bytes);
+        other.exchange(&bytes, b"no");
+        others.push(other);
+    }
+    let addresses = [&late, &new, &nameless].map(|pair| (pair.client_address(), pair.server_address()));
+    for pair in others.into_iter().chain([late, new, nameless]) {
+        pair.close();
+    }
+    marker(&mut tap, 21079, HEADER);
+    for (port, (client, server)) in (21070..).zip(addresses) {
+        let (client, server) = (tap.between(client, server), tap.between(server, client));
+        assert_eq!((client.broker_port, server.broker_port), (Some(port), Some(port)));
+        assert_eq!(client.from_start, port != 21070);
+    }
+    let (client, server) = addresses[0];
+    assert_eq!(tap.captured(tap.between(client, server).cookie, Direction::Egress), produce.len());
+    assert!((21073..21078).all(|port| !knows(&tap, port)), "{tap}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn ports_can_be_watched_and_left_while_running() {
