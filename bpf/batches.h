@@ -169,19 +169,31 @@ __noinline int begin_field(struct __sk_buff *skb, struct packet *p, struct walk 
 		return 0;
 	w->at += LEAD - 1;
 	w->body_left = length;
+	w->size = size;
 	return 1;
 }
 
-/* Looks for a field's first batch in the WINDOW_BYTES from `w->at` on: it begins at `w->at` then. */
-static __always_inline bool find_field(struct __sk_buff *skb, struct packet *p, struct walk *w)
+/*
+ * Looks for a field's first batch in the WINDOW_BYTES from `w->at` on: it begins at `w->at` then. First where the last one was
+ * found: what is before it is much the same each time.
+ */
+static __always_inline bool find_field(struct __sk_buff *skb, struct packet *p, struct frames *f, struct walk *w)
 {
-	__u32 end = w->at + WINDOW_BYTES;
+	__u32 begin = w->at;
 
-	for (int look = 0; look < LOOKS; look++) {
-		if (w->at >= end)
-			return false;
-		if (find_candidate(skb, p, w) && begin_field(skb, p, w))
+	if (f->channel >= LEAD) {
+		w->at = begin + f->channel - LEAD;
+		if (begin_field(skb, p, w))
 			return true;
+		w->at = begin;
+	}
+	for (int look = 0; look < LOOKS; look++) {
+		if (w->at >= begin + WINDOW_BYTES)
+			return false;
+		if (find_candidate(skb, p, w) && begin_field(skb, p, w)) {
+			f->channel = w->at - begin;
+			return true;
+		}
 	}
 	return false;
 }
@@ -214,12 +226,14 @@ __noinline int walk_batch(struct __sk_buff *skb, struct packet *p, struct socket
 	if (w->body_left < BATCH_HEADER) {
 		w->at += w->body_left;
 		w->body_left = 0;
-		if (!find_field(skb, p, w))
+		if (!find_field(skb, p, &s->frames[p->direction & 1], w))
 			return 0;
+	} else {
+		if (w->at >= p->length || bpf_skb_load_bytes(skb, p->payload + w->at, header, sizeof(header)))
+			return 0;
+		w->size = batch_size(header);
 	}
-	if (w->at >= p->length || bpf_skb_load_bytes(skb, p->payload + w->at, header, sizeof(header)))
-		return 0;
-	size = batch_size(header);
+	size = w->size;
 	if (!size)
 		return 0;
 	if (size > w->body_left)

@@ -26,7 +26,7 @@ struct frames {
 	__u64 body_left; /* of the content that is being sent, behind `next` */
 	__u32 next;	 /* sequence number at which the next frame begins */
 	__u32 from;	 /* everything from here to `next` is body, but for the end octet before `next`; may be `next` itself */
-	__u16 channel;	 /* of the content */
+	__u16 channel;	 /* of the content; of batches: how far behind a packet's start, or a field's end, the last one was found */
 	__u16 keep;	 /* bytes of its body that are still to be copied */
 	__u8 known;	 /* 0: nothing is known */
 	__u8 expects;

@@ -42,6 +42,7 @@ struct walk {
 	__u8 expects;
 	__u8 done; /* nothing is left to copy */
 	__u16 pad;
+	__u32 size; /* of the batch at `at`, if it is known (batches.h) */
 };
 
 static __always_inline bool ends_frame(struct __sk_buff *skb, struct packet *p, __u32 offset)

@@ -144,6 +144,7 @@ pub const EVENTS: &[&str] = &[
     "connection_closed",
     "consumer_started",
     "consumer_cancelled",
+    "rebalanced",
     "resynchronised",
     "settled_unseen",
     "fate_unknown",

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use super::super::emit;
 use super::super::message::Moment;
 use super::super::party::Party;
-use super::super::transition::{Evidence, Observer, Reason, State, Transition};
+use super::super::transition::{Attributes, Event, Evidence, Observer, Reason, State, Transition};
 use super::chain::{Chain, Delivery, Piece};
-use super::consumers::{Application, Consumer, Found};
+use super::consumers::{Application, Consumer, Found, Rebalance};
 use super::lag;
 use super::lines::Subject;
 use super::topics::Place;
@@ -282,7 +282,25 @@ impl Logs {
         for place in &places {
             self.taken_over(time, party, *place, &member.group, observer);
         }
-        self.consumers.assigned(party, member, places.into_iter());
+        let rebalance = self.consumers.assigned(party, member, places.into_iter());
+        if let Some(Rebalance { held, gained, lost }) = rebalance.filter(|change| change.gained + change.lost > 0) {
+            let detail = format!("partitions: {held} now, {gained} of them new; {lost} taken away");
+            self.of_member(time, "rebalanced", Some(&detail), party, member, observer);
+        }
+    }
+
+    /// Something happened to a member of a group.
+    fn of_member(
+        &self,
+        time: Timestamp,
+        name: &'static str,
+        detail: Option<&str>,
+        party: &Rc<Party>,
+        member: &Member,
+        observer: &mut dyn Observer,
+    ) {
+        let attributes = Attributes { group: Some(&member.group), ..emit::of_party(Some(party)) };
+        observer.event(&Event { time, name, count: None, detail, evidence: Evidence::Observed, attributes });
     }
 
     /// Another member holds the partition from now on: what the last one has not committed comes again.
@@ -317,7 +335,9 @@ impl Logs {
         observer: &mut dyn Observer,
     ) {
         let consumer = Consumer::Group(member.group.clone());
-        for place in self.consumers.left(party, member) {
+        let Some(places) = self.consumers.left(party, member) else { return };
+        self.of_member(time, "consumer_cancelled", None, party, member, observer);
+        for place in places {
             let Some(known) = self.partitions.get_mut(&place) else { continue };
             let Some(mut chain) = known.chains.remove(&consumer) else { continue };
             for piece in chain.take(i64::MIN, i64::MAX) {

@@ -72,6 +72,14 @@ pub(super) struct Found {
     pub ambiguous: bool,
 }
 
+/// What an assignment changes for a member, in partitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rebalance {
+    pub held: usize,
+    pub gained: usize,
+    pub lost: usize,
+}
+
 struct Claim {
     member: Member,
     /// Where it speaks to its coordinator.
@@ -111,16 +119,27 @@ impl Consumers {
         self.claim(party, member);
     }
 
-    /// A member consumes these, and nothing else.
-    pub fn assigned(&mut self, party: &Party, member: &Member, places: impl Iterator<Item = Place>) -> u64 {
+    /// A member consumes these, and nothing else: what that changes. `None`: there is no room for it.
+    pub fn assigned(
+        &mut self,
+        party: &Party,
+        member: &Member,
+        places: impl Iterator<Item = Place>,
+    ) -> Option<Rebalance> {
         self.assignments += 1;
         let number = self.assignments;
-        if let Some(claim) = self.claim(party, member) {
-            claim.partitions = Some(places.take(Self::PARTITIONS).collect());
-            claim.touched.clear();
-            claim.assignment = number;
-        }
-        number
+        let claim = self.claim(party, member)?;
+        let places: HashSet<Place> = places.take(Self::PARTITIONS).collect();
+        let before = claim.partitions.take().unwrap_or_default();
+        let rebalance = Rebalance {
+            held: places.len(),
+            gained: places.difference(&before).count(),
+            lost: before.difference(&places).count(),
+        };
+        claim.partitions = Some(places);
+        claim.touched.clear();
+        claim.assignment = number;
+        Some(rebalance)
     }
 
     /// Whoever holds partitions of a topic holds those of another one, too: it is the same, or has taken its place.
@@ -142,12 +161,12 @@ impl Consumers {
         }
     }
 
-    /// A member is none any more. What it had.
-    pub fn left(&mut self, party: &Party, member: &Member) -> Vec<Place> {
+    /// A member is none any more. What it had; `None`: it was not known.
+    pub fn left(&mut self, party: &Party, member: &Member) -> Option<Vec<Place>> {
         self.fetching.retain(|_, of| of != member);
         let application = Application::of(party);
-        let Some(claims) = self.applications.get_mut(&application) else { return Vec::new() };
-        let Some(at) = claims.iter().position(|claim| claim.member == *member) else { return Vec::new() };
+        let claims = self.applications.get_mut(&application)?;
+        let at = claims.iter().position(|claim| claim.member == *member)?;
         let claim = claims.remove(at);
         if claims.is_empty() {
             self.applications.remove(&application);
@@ -155,7 +174,7 @@ impl Consumers {
         let mut places: Vec<Place> = claim.partitions.unwrap_or(claim.touched).into_iter().collect();
         // In an order that a replay has as well.
         places.sort_unstable();
-        places
+        Some(places)
     }
 
     /// A connection has ended. The members that spoke on it remain: they may come back on another one.
