@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::protocol::kafka::{CopySettings, DEAD_LETTER_TOPICS, HEADER_TOPICS, RETRY_TOPICS};
+use crate::protocol::kafka::{CopySettings, DEAD_LETTER_TOPICS, HEADER_TOPICS, RETRY_TOPICS, TraceSettings};
 
 pub use keys::{KEYS, Key};
 pub use value::Value;
@@ -123,6 +123,8 @@ pub struct Kafka {
     pub header_topics: Vec<String>,
     /// Memory for what applications were sent and may publish again, in bytes.
     pub copies_bytes: u64,
+    /// Bytes a second that are read of batches for their records' trace contexts.
+    pub trace_bytes: u64,
 }
 
 /// Bounds on memory. What they turn away is counted.
@@ -262,6 +264,7 @@ impl Default for Kafka {
             retry_topics: texts(RETRY_TOPICS),
             header_topics: texts(HEADER_TOPICS),
             copies_bytes: CopySettings::BYTES as u64,
+            trace_bytes: TraceSettings::BYTES,
         }
     }
 }

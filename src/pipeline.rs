@@ -8,7 +8,7 @@ use crate::export::summary::{CaptureTotals, Loss, LossTable};
 use crate::lifecycle::transition::Observer;
 use crate::lifecycle::withheld::Withheld;
 use crate::lifecycle::{self, Lag, Lifecycles, MessageLimits};
-use crate::protocol::kafka::CopySettings;
+use crate::protocol::kafka::{CopySettings, TraceSettings};
 use crate::protocol::operation::{Observed, Operation};
 use crate::protocol::{self, Sessions, Trouble};
 use crate::stream::{self, ConnectionId, Event, Flow, HoleCause, Position, Streams};
@@ -161,6 +161,11 @@ impl Pipeline {
         self.streams.expect_every_packet();
     }
 
+    /// How far records of logs are looked at for traces of their own, from now on.
+    pub fn set_traces(&mut self, settings: TraceSettings) {
+        self.sessions.set_traces(settings);
+    }
+
     /// How copies of messages in logs are recognised: to be said before the first record.
     pub fn set_copies(&mut self, settings: CopySettings) {
         self.sessions.set_copies(settings);
@@ -298,10 +303,13 @@ impl Pipeline {
             refused_declarations,
         } = self.lifecycles.statistics();
         let logs = self.lifecycles.log_statistics();
+        let traces = self.sessions.trace_statistics();
         losses.extend([
             loss("lifecycle", "evicted_batches", logs.evicted_batches, "batch"),
             loss("lifecycle", "unmatched_answers", logs.unmatched_answers, "answer"),
             loss("lifecycle", "refused_partitions", logs.refused_partitions, "partition"),
+            loss("protocol", "unread_traces", traces.refused_batches, "batch"),
+            loss("protocol", "untold_traces", traces.refused_records, "record"),
             loss("lifecycle", "unmatched_copies", logs.unmatched_copies, "record"),
             loss("lifecycle", "evicted", evicted_messages, "message"),
             loss("lifecycle", "fate_unknown", unknown_fates, "delivery"),

@@ -31,7 +31,7 @@ use args::{Command, Invocation, UsageError};
 use crate::config::{Config, Kafka, LogLevel};
 use crate::glob::Glob;
 use crate::pipeline::{Limits, Pipeline};
-use crate::protocol::kafka::CopySettings;
+use crate::protocol::kafka::{CopySettings, TraceSettings};
 
 /// Exit status of wrong usage and wrong configuration.
 pub const WRONG_USAGE: u8 = 2;
@@ -126,10 +126,20 @@ fn limits(config: &Config) -> Limits {
     limits
 }
 
+/// How far records of logs are looked at for traces of their own, where somebody wants to know.
+fn traces(config: &Config) -> TraceSettings {
+    let records_per_second = match config.traces.ratio {
+        all if all >= 1.0 => u64::MAX,
+        share if share > 0.0 => config.traces.per_second,
+        _ => 0,
+    };
+    TraceSettings { bytes_per_second: config.kafka.trace_bytes, records_per_second }
+}
+
 /// The stages, as they are configured.
 fn pipeline(config: &Config) -> Pipeline {
     let mut pipeline = Pipeline::new(limits(config));
-    let Kafka { dead_letter_topics, retry_topics, header_topics, copies_bytes } = &config.kafka;
+    let Kafka { dead_letter_topics, retry_topics, header_topics, copies_bytes, .. } = &config.kafka;
     let globs = |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect();
     pipeline.set_copies(CopySettings {
         dead_letter_topics: globs(dead_letter_topics),

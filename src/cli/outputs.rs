@@ -123,6 +123,19 @@ impl Outputs {
         }
     }
 
+    /// Whether somebody gets lines or spans, in which messages that something singles out stand by themselves.
+    pub fn tell_singly(&self) -> bool {
+        #[cfg(feature = "kernel")]
+        if self.server.as_ref().is_some_and(Server::is_listening) {
+            return true;
+        }
+        #[cfg(feature = "otlp")]
+        if self.telemetry.is_some() {
+            return true;
+        }
+        self.lines.is_some() || self.view.is_some()
+    }
+
     /// From now on other messages get spans.
     #[cfg(feature = "kernel")]
     pub fn set_sampling(&mut self, config: &Config) {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::args::Invocation;
 use super::outputs::{Outputs, Pace};
 use super::view::View;
-use super::{Failure, pipeline, say, terminal};
+use super::{Failure, pipeline, say, terminal, traces};
 use crate::capture::source::Source;
 use crate::capture::{Record, pcap};
 use crate::export::summary::Loss;
@@ -28,6 +28,9 @@ pub fn replay(invocation: &Invocation, path: &Path) -> Result<ExitCode, Failure>
         outputs.show(View::stdout(&filter, false, config)?);
     }
     let mut pipeline = pipeline(config);
+    if outputs.tell_singly() {
+        pipeline.set_traces(traces(config));
+    }
     if source.tally().is_some() {
         pipeline.expect_every_packet();
     }

@@ -8,12 +8,13 @@ use super::args::Invocation;
 use super::outputs::{Outputs, Pace};
 use super::ready::Ready;
 use super::signals::Signals;
-use super::{Failure, note, pipeline, say, set_level, terminal};
+use super::{Failure, note, pipeline, say, set_level, terminal, traces};
 use crate::capture::Record;
 use crate::config::{Config, LogLevel};
 use crate::export::summary::Loss;
 use crate::kernel::{Capture, Options, privileges};
 use crate::pipeline::Pipeline;
+use crate::protocol::kafka::TraceSettings;
 use crate::time::Timestamp;
 
 /// How long it waits at most, so that deadlines are kept while nothing happens.
@@ -65,6 +66,8 @@ pub struct Agent {
     capture: Capture,
     /// The stages.
     pub pipeline: Pipeline,
+    /// How far records are looked at for traces, while somebody wants to know.
+    traces: TraceSettings,
     clustered: bool,
 }
 
@@ -83,7 +86,7 @@ impl Agent {
         if is_sampled(config) {
             pipeline.unseen();
         }
-        Ok(Agent { capture, pipeline, clustered: false })
+        Ok(Agent { capture, pipeline, traces: traces(config), clustered: false })
     }
 
     /// Handles what is in the ring, and what is due. Waits for at most `longest` if there is nothing.
@@ -91,7 +94,8 @@ impl Agent {
     /// # Errors
     /// If the ring cannot be read any more.
     pub fn step(&mut self, outputs: &mut Outputs, longest: Duration) -> Result<bool, Failure> {
-        let Agent { capture, pipeline, clustered } = self;
+        let Agent { capture, pipeline, traces, clustered } = self;
+        pipeline.set_traces(if outputs.tell_singly() { *traces } else { TraceSettings::NONE });
         let polled = capture.poll(longest, &mut |record| {
             if let Record::Counters(counters) = &record
                 && counters.node_connections > 0
@@ -172,6 +176,7 @@ impl Agent {
             self.capture.set_cgroups(&new.watch.cgroups)?;
         }
         self.capture.set_sampling(new.watch.sample_connections)?;
+        self.traces = traces(new);
         if is_sampled(new) {
             self.pipeline.unseen();
         }

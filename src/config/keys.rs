@@ -224,7 +224,8 @@ pub const KEYS: &[Key] = &[
         option: Some("--traces-per-second"),
         allowed: "a number, 1 to 1000000",
         help: "Where the ratio gives more messages a second a trace, a smaller part gets one, about so many. With a ratio of 1, \
-               all of them.",
+               all of them. So many of Kafka's records a second with a sampled trace of their own are told of singly as well; with \
+               a ratio of 0 none.",
         reload: true,
         get: |config| Some(config.traces.per_second.to_string()),
         set: |config, value| put(&mut config.traces.per_second, value.count(1, 1_000_000)),
@@ -278,6 +279,17 @@ pub const KEYS: &[Key] = &[
         reload: false,
         get: |config| Some(quote(&show_size(config.kafka.copies_bytes))),
         set: |config, value| put(&mut config.kafka.copies_bytes, value.size(0, GIB)),
+    },
+    Key {
+        name: "kafka.trace_bytes",
+        option: None,
+        allowed: "a size, 0 to 1GiB",
+        help: "Bytes a second, before and after decompression, that are read of record batches to find records with a sampled \
+               trace context, which then have lines and spans of their own. Only while spans or lines are wanted, and hardly \
+               any in topics without such records. What is not read for it is counted. 0: none.",
+        reload: true,
+        get: |config| Some(quote(&show_size(config.kafka.trace_bytes))),
+        set: |config, value| put(&mut config.kafka.trace_bytes, value.size(0, GIB)),
     },
     Key {
         name: "limits.messages",

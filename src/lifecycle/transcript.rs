@@ -437,6 +437,9 @@ impl Observer for Lines {
                 let _ = write!(self.text, " {first}-{last}");
             }
             let _ = write!(self.text, " count={}", line.count);
+            if line.attributes.trace.is_some() {
+                self.text.push_str(" traced");
+            }
         }
         if let Some(group) = line.attributes.group {
             let _ = write!(self.text, " group={group}");

@@ -1,6 +1,6 @@
 //! Where a session's operations go, and what it may take of the budget meanwhile.
 
-use super::kafka::{Originals, TopicNames};
+use super::kafka::{Originals, TopicNames, Traces};
 use super::sessions::{Demands, MethodCounts, Secrets};
 use crate::capture::Demand;
 use crate::names::{Name, Names};
@@ -17,6 +17,8 @@ pub(in crate::protocol) struct Output<'a> {
     pub topics: &'a mut TopicNames,
     /// What applications were sent, of all connections.
     pub originals: &'a mut Originals,
+    /// Which records are told of singly, of all connections.
+    pub traces: &'a mut Traces,
     pub connection: ConnectionId,
     /// When the bytes at hand passed.
     pub time: Timestamp,

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 
 use super::Trouble;
 use super::amqp::LONGEST_DOUBT;
-use super::kafka::{CopySettings, Originals, TopicNames};
+use super::kafka::{CopySettings, Originals, TopicNames, TraceSettings, TraceStatistics, Traces};
 use super::operation::{Observed, Operation};
 use super::output::{Ledger, Output};
 use super::session::Session;
@@ -45,6 +45,7 @@ pub struct Sessions {
     names: Names,
     topics: TopicNames,
     originals: Originals,
+    traces: Traces,
     secrets: Secrets,
     demands: Demands,
     /// Sessions with bytes that wait for a decision, and since when; only while secrets are kept.
@@ -76,6 +77,7 @@ impl Sessions {
             names: Names::default(),
             topics: TopicNames::default(),
             originals: Originals::default(),
+            traces: Traces::default(),
             secrets: Secrets::default(),
             demands: Demands::default(),
             undecided: BTreeSet::new(),
@@ -85,6 +87,16 @@ impl Sessions {
             now: Timestamp::default(),
             evicted: 0,
         }
+    }
+
+    /// How far records of logs are looked at for traces of their own, from now on.
+    pub fn set_traces(&mut self, settings: TraceSettings) {
+        self.traces.set(settings);
+    }
+
+    /// What could not be looked at for it.
+    pub fn trace_statistics(&self) -> TraceStatistics {
+        self.traces.statistics()
     }
 
     /// How copies of messages are recognised. To be said before the first event: what is known is forgotten.
@@ -233,6 +245,7 @@ impl Sessions {
             names: &mut self.names,
             topics: &mut self.topics,
             originals: &mut self.originals,
+            traces: &mut self.traces,
             connection,
             time,
             room,

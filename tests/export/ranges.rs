@@ -10,9 +10,9 @@ use acktrail::export::spans::{Sampling, Spans};
 use acktrail::lifecycle::transition::{Event, Observer, Transition};
 use acktrail::lifecycle::{KAFKA, Lifecycles, MessageLimits};
 use acktrail::protocol::operation::log::{
-    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Topic, Verdict,
+    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Topic, Traced, Verdict,
 };
-use acktrail::protocol::operation::{Observed, Operation, SessionFacts};
+use acktrail::protocol::operation::{Observed, Operation, SessionFacts, TraceContext};
 use acktrail::stream::{ConnectionId, End, Facts, Flow};
 use acktrail::time::Timestamp;
 use serde_json::json;
@@ -64,6 +64,7 @@ fn batch(first: i64, last: i64) -> Batch {
         sequence: None,
         timestamp: Some(1_795_357_867_000 + first),
         transactional: false,
+        traced: None,
     }
 }
 
@@ -109,9 +110,13 @@ impl Log {
     }
 
     fn produce(&mut self, acks: Acks, first: i64, last: i64) -> RequestId {
+        let sent = Batch { first: 0, last: last - first, ..batch(first, last) };
+        self.send(acks, sent)
+    }
+
+    fn send(&mut self, acks: Acks, sent: Batch) -> RequestId {
         self.request += 1;
         let request = RequestId(self.request);
-        let sent = Batch { first: 0, last: last - first, ..batch(first, last) };
         let copies = Vec::new();
         self.happens(PRODUCER, LogOperation::Produced { request, partition: partition(), batch: sent, acks, copies });
         request
@@ -127,8 +132,11 @@ impl Log {
     }
 
     fn fetch(&mut self, batches: &[(i64, i64)]) {
+        self.fetch_all(batches.iter().map(|(first, last)| batch(*first, *last)).collect());
+    }
+
+    fn fetch_all(&mut self, batches: Vec<Batch>) {
         self.position += 100;
-        let batches: Vec<Batch> = batches.iter().map(|(first, last)| batch(*first, *last)).collect();
         let (from, end) = (Some(batches[0].first), self.position);
         let fetched =
             LogOperation::Fetched { partition: partition(), batches, from, aborted: false, flow: Flow::Backward, end };
@@ -382,6 +390,92 @@ fn a_dead_letter_is_work_that_failed_and_a_message_sent_on() {
         assert_eq!(letter.text("acktrail.dead_letter.source"), "orders");
         assert_eq!(letter.text("messaging.destination.name"), "orders-dlt");
     }
+}
+
+#[test]
+fn what_dies_after_it_was_retried_failed_once() {
+    let mut log = Log::new(1.0);
+    log.produced(0, 4);
+    log.produced(5, 9);
+    log.fetch(&[(0, 4), (5, 9)]);
+    log.read();
+    for (topic, fate) in [("retry-1", CopyFate::Retry), ("retry-2", CopyFate::Retry), ("dlq", CopyFate::DeadLetter)] {
+        let (group, cause) = (Some("billing".into()), None);
+        let original = Original::Named { partition: partition(), offset: 4, group, presumed: false, cause };
+        let copied = LogOperation::Produced {
+            request: RequestId(9),
+            partition: Partition { topic: Topic::Name(topic.into()), number: 0 },
+            batch: batch(0, 0),
+            acks: Acks::None,
+            copies: vec![Copy { place: 0, fate, original }],
+        };
+        log.happens(CONSUMER, copied);
+        log.commit(10, 0);
+    }
+    let spans = log.spans();
+    let failed: Vec<_> = named(&spans, "process orders").into_iter().filter(|span| span.error).collect();
+    let [work] = failed[..] else { panic!("{failed:#?}") };
+    for name in ["retry retry-1", "retry retry-2", "dead_letter dlq"] {
+        assert_eq!(
+            (named(&spans, name)[0].parent.as_ref(), &named(&spans, name)[0].trace),
+            (Some(&work.id), &work.trace)
+        );
+    }
+}
+
+/// The same with a message, so far behind the first, that brings a sampled trace.
+fn with_trace(batch: Batch, delta: u32) -> Batch {
+    let context = TraceContext { trace_id: [0x4b; 16], span_id: [0x0f; 8], flags: 1 };
+    Batch { traced: Some([Traced { delta, place: delta, context }].into()), ..batch }
+}
+
+#[test]
+fn a_sampled_trace_goes_on_through_spans_of_its_own() {
+    let mut log = Log::new(1.0);
+    let request = log.send(Acks::All, with_trace(Batch { first: 0, last: 9, ..batch(20, 29) }, 4)); // 5
+    log.answer(request, Some(20), 0); // 6
+    log.fetch_all(vec![with_trace(batch(20, 29), 4)]); // 7
+    log.read(); // 8
+    log.commit(30, 0); // 9
+    log.spans.0.finish();
+    let spans: Vec<SeenSpan> = log.spans.0.take().iter().map(seen_span).collect();
+    spans.iter().for_each(check_span);
+    let own = ("4b".repeat(16), "0f".repeat(8));
+    let (single, ranges): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.trace == own.0);
+    let names = |spans: &[&SeenSpan]| spans.iter().map(|span| span.name.clone()).collect::<Vec<_>>();
+    // The range's are the same as without: one each, of all ten.
+    assert_eq!(names(&ranges), ["send orders", "poll orders", "process orders", "commit orders"]);
+    assert!(ranges.iter().all(|span| span.attributes["messaging.batch.message_count"] == 10), "{ranges:#?}");
+    assert_eq!(names(&single), ["send orders", "process orders"]);
+    let [send, process] = single[..] else { panic!() };
+    assert_eq!((send.kind, send.start, send.end), ("CLIENT", at(5.0), at(6.0)));
+    assert_eq!((process.kind, process.start, process.end), ("CONSUMER", at(8.0), at(9.0)));
+    for span in [send, process] {
+        assert_eq!(span.parent.as_ref(), Some(&own.1));
+        assert!(span.links.contains(&own));
+        assert_eq!(span.attributes["messaging.kafka.offset"], 24);
+        assert!(!span.attributes.contains_key("messaging.batch.message_count"));
+    }
+    assert!(process.links.contains(&send.context()));
+    assert_eq!(process.text("messaging.consumer.group.name"), "billing");
+}
+
+#[test]
+fn a_sampled_trace_is_told_where_nothing_else_is_and_where_it_fails() {
+    let mut log = Log::new(0.0);
+    let request = log.send(Acks::All, with_trace(Batch { first: 0, last: 9, ..batch(20, 29) }, 4));
+    log.answer(request, Some(20), 0);
+    log.fetch_all(vec![with_trace(batch(20, 29), 4)]);
+    log.read();
+    log.happens(COORDINATOR, LogOperation::MemberLeft(member()));
+    log.spans.0.finish();
+    let spans: Vec<SeenSpan> = log.spans.0.take().iter().map(seen_span).collect();
+    spans.iter().for_each(check_span);
+    let single: Vec<_> = spans.iter().filter(|span| span.trace == "4b".repeat(16)).collect();
+    let said: Vec<_> = single.iter().map(|span| (span.name.as_str(), span.text("error.type"))).collect();
+    assert_eq!(said, [("send orders", ""), ("process orders", "rebalanced")]);
+    let failed = named(&spans, "process orders").into_iter().find(|span| span.trace != "4b".repeat(16)).unwrap();
+    assert_eq!(failed.attributes["messaging.batch.message_count"], 10);
 }
 
 #[test]

@@ -251,50 +251,29 @@ impl Ranges {
         if !desk.admits(line.time, identity, own.is_some()) {
             return;
         }
-        let Some((place, _)) = self.places.of(&line.attributes) else { return };
+        let Some((place, room)) = self.places.of(&line.attributes) else { return };
         tell_producers(place, range, line.time, desk);
-        let mut links = match own {
-            Some(own) => origins_of_single(own, identity, true),
-            None => Links::default(),
+        // What is being retried has failed before; what its copy went through is told of the copy.
+        let work = match line.previous {
+            Some(State::Retrying) => place.copied(line.attributes.group, range.0),
+            _ => Some(tell_work(place, &subject, identity, line, desk)),
         };
-        let mut origin = own.map(context_of);
-        let mut times = None;
-        if let Some(polled) = place.polls(line, range).next() {
-            origin = origin.or(links.poll(polled));
-            times = Some((polled.read, polled.dispatched));
-        }
-        if own.is_none() {
-            place.batches(range).for_each(|known| links.batch(known));
-            origin = origin.or_else(|| only(&links));
-        }
-        let start = times.map_or(line.time, |(read, dispatched)| read.unwrap_or(dispatched));
-        let process = Draft {
-            own,
-            origin,
-            links,
-            dispatched: times.map(|(_, dispatched)| dispatched),
-            offsets: Some(range),
-            delivery: line.delivery,
-            outcome: Some(Outcome::of(line)),
-            failed: true,
-            important: true,
-            ..Draft::new(&subject, PROCESS, Kind::Consumer, (identity, Role::Process), (start, line.time))
-        };
-        let context = process.context();
         let mut links = Links::default();
-        links.push(context.into());
-        process.links.links.iter().for_each(|link| links.push(link.context.into()));
-        // What is copied on from a retry topic was told when it was copied there.
-        if line.previous != Some(State::Retrying) {
-            desk.out.emit(process.span());
+        work.into_iter().for_each(|context| links.push(context.into()));
+        match own {
+            Some(own) => origins_of_single(own, identity, true).links.into_iter().for_each(|link| links.push(link)),
+            None => place.batches(range).for_each(|known| links.push(known.context().into())),
         }
         let (operation, role) = match line.state {
             State::Retrying => ("retry", Role::Retry),
             _ => ("dead_letter", Role::DeadLetter),
         };
+        if let (State::Retrying, Some(context)) = (line.state, work) {
+            place.copy(line.attributes.group, range.0, context, room);
+        }
         let draft = Draft {
             own,
-            origin: Some(context),
+            origin: work.or_else(|| only(&links)),
             links,
             destination: line.attributes.dead_letter_destination.unwrap_or(&subject.topic),
             delivery: line.delivery,
@@ -463,6 +442,45 @@ fn tell_poll(place: &mut Place, polled: &Polled, line: &Transition<'_>, importan
     if let Some(polled) = place.polls(line, range).find(same) {
         polled.told = Some(context);
     }
+}
+
+/// The span of the work on a message that was copied elsewhere in place of being done.
+fn tell_work(
+    place: &mut Place,
+    subject: &Subject,
+    identity: Identity,
+    line: &Transition<'_>,
+    desk: &mut Desk<'_>,
+) -> SpanContext {
+    let range = line.attributes.offsets.unwrap_or_default();
+    let own = line.attributes.trace;
+    let mut links = own.map(|own| origins_of_single(own, identity, true)).unwrap_or_default();
+    let mut origin = own.map(context_of);
+    let mut times = None;
+    if let Some(polled) = place.polls(line, range).next() {
+        origin = origin.or(links.poll(polled));
+        times = Some((polled.read, polled.dispatched));
+    }
+    if own.is_none() {
+        place.batches(range).for_each(|known| links.batch(known));
+        origin = origin.or_else(|| only(&links));
+    }
+    let start = times.map_or(line.time, |(read, dispatched)| read.unwrap_or(dispatched));
+    let draft = Draft {
+        own,
+        origin,
+        links,
+        dispatched: times.map(|(_, dispatched)| dispatched),
+        offsets: Some(range),
+        delivery: line.delivery,
+        outcome: Some(Outcome::of(line)),
+        failed: true,
+        important: true,
+        ..Draft::new(subject, PROCESS, Kind::Consumer, (identity, Role::Process), (start, line.time))
+    };
+    let context = draft.context();
+    desk.out.emit(draft.span());
+    context
 }
 
 /// The producers' spans of a range that matters after all, as far as their sending was seen.

@@ -11,6 +11,7 @@ use super::super::message::Moment;
 use super::super::party::Party;
 use super::super::transition::State;
 use super::lag::Mark;
+use super::single::Single;
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
 
@@ -37,6 +38,16 @@ pub(super) struct Piece {
     pub assignment: u64,
     /// Whose hands.
     pub holder: Rc<Party>,
+    /// It is one message that is followed by itself.
+    pub single: Option<Rc<Single>>,
+}
+
+/// A range of offsets that holds messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub first: i64,
+    pub last: i64,
+    pub count: u64,
 }
 
 impl Piece {
@@ -57,6 +68,8 @@ impl Piece {
             && self.first_failed == next.first_failed
             && self.assignment == next.assignment
             && Rc::ptr_eq(&self.holder, &next.holder)
+            && self.single.is_none()
+            && next.single.is_none()
     }
 }
 
@@ -122,6 +135,7 @@ struct Copied {
     state: State,
     delivery: Option<u32>,
     first_failed: Moment,
+    single: Option<Rc<Single>>,
 }
 
 /// How well a message fits a copy that does not say where it comes from, the best first.
@@ -147,6 +161,8 @@ pub(super) struct Past {
     pub delivery: Option<u32>,
     /// When it came back first.
     pub first_failed: Moment,
+    /// It was followed by itself.
+    pub single: Option<Rc<Single>>,
 }
 
 /// See the [module](self).
@@ -227,7 +243,8 @@ impl Chain {
             if again.state == State::DeadLettered {
                 return None;
             }
-            let past = Past { state: Some(again.state), delivery: again.delivery, first_failed: again.first_failed };
+            let Copied { state: before, delivery, first_failed, ref single, .. } = *again;
+            let past = Past { state: Some(before), delivery, first_failed, single: single.clone() };
             again.state = state;
             return Some(past);
         }
@@ -235,11 +252,13 @@ impl Chain {
             Some(piece) => {
                 // Nobody may have committed it when the partition changes hands: then it comes again.
                 self.comes_again(Before { state, ..Before::of(&piece) });
-                Past { state: Some(piece.state), delivery: Some(piece.delivery), first_failed: piece.first_failed }
+                let Piece { state, delivery, first_failed, single, .. } = piece;
+                Past { state: Some(state), delivery: Some(delivery), first_failed, single }
             }
             None => self.past_copied(offset, state),
         };
-        self.note_copied(Copied { offset, state, delivery: past.delivery, first_failed: past.first_failed });
+        let Past { delivery, first_failed, ref single, .. } = past;
+        self.note_copied(Copied { offset, state, delivery, first_failed, single: single.clone() });
         Some(past)
     }
 
@@ -255,13 +274,14 @@ impl Chain {
             ];
             parts.into_iter().filter(|part| part.first <= part.last).for_each(|part| self.comes_again(part));
             let Before { state, delivery, first_failed, .. } = before;
-            return Past { state: Some(state), delivery: Some(delivery), first_failed };
+            return Past { state: Some(state), delivery: Some(delivery), first_failed, single: None };
         }
         let done = self.done.iter().find(|done| (done.first..=done.last).contains(&offset));
         Past {
             state: done.map(|_| State::Acknowledged),
             delivery: done.map(|done| done.delivery),
             first_failed: Moment::default(),
+            single: None,
         }
     }
 
@@ -269,7 +289,10 @@ impl Chain {
     pub fn passed_on(&mut self, offset: i64, state: State) {
         match self.copied.iter_mut().find(|copied| copied.offset == offset) {
             Some(again) => again.state = state,
-            None => self.note_copied(Copied { offset, state, delivery: None, first_failed: Moment::default() }),
+            None => {
+                let first_failed = Moment::default();
+                self.note_copied(Copied { offset, state, delivery: None, first_failed, single: None });
+            }
         }
     }
 
@@ -479,6 +502,7 @@ mod tests {
             first_failed: Moment::default(),
             assignment: 0,
             holder: holder.clone(),
+            single: None,
         }
     }
 

@@ -7,12 +7,13 @@ use super::super::emit;
 use super::super::message::Moment;
 use super::super::party::Party;
 use super::super::transition::{Attributes, Event, Evidence, Observer, Reason, State, Transition};
-use super::chain::{Chain, Delivery, Piece};
+use super::chain::{Chain, Delivery, Extent, Piece};
 use super::consumers::{Application, Consumer, Found, Rebalance};
 use super::lag;
 use super::lines::Subject;
 use super::topics::Place;
-use super::{Logs, Unread};
+use super::{Logs, Unread, single};
+use crate::protocol::operation::TraceContext;
 use crate::protocol::operation::log::{self, Batch, Member};
 use crate::stream::{ConnectionId, Flow, Position};
 use crate::time::Timestamp;
@@ -26,12 +27,14 @@ pub(super) struct Fetched<'a> {
     pub end: Position,
 }
 
-/// A range of offsets that holds messages.
-#[derive(Clone, Copy)]
-struct Extent {
-    first: i64,
-    last: i64,
-    count: u64,
+/// What is handed out of messages with the same past.
+pub(super) struct Handed<'a> {
+    pub delivery: Delivery,
+    pub count: u64,
+    /// The batches that they come in, as far as that is known.
+    pub batches: &'a [Batch],
+    /// It is one message, with a trace of its own.
+    pub trace: Option<&'a TraceContext>,
 }
 
 impl Fetched<'_> {
@@ -118,13 +121,16 @@ impl Logs {
         (extent, batches): (Extent, &[Batch]),
         observer: &mut dyn Observer,
     ) {
-        let mut left = extent.count;
-        for delivery in chain.deliveries(extent.first, extent.last) {
-            let Delivery { first, last, .. } = delivery;
-            let count = if last == extent.last { left } else { left.min(last.abs_diff(first) + 1) };
-            left -= count;
-            if count > 0 {
-                self.hand_out(time, party, place, (chain, found), (delivery, count, batches), observer);
+        for (extent, trace) in single::ranges(extent, batches) {
+            let mut left = extent.count;
+            for delivery in chain.deliveries(extent.first, extent.last) {
+                let Delivery { first, last, .. } = delivery;
+                let count = if last == extent.last { left } else { left.min(last.abs_diff(first) + 1) };
+                left -= count;
+                if count > 0 {
+                    let handed = Handed { delivery, count, batches, trace };
+                    self.hand_out(time, party, place, (chain, found), &handed, observer);
+                }
             }
         }
     }
@@ -136,9 +142,10 @@ impl Logs {
         party: &Rc<Party>,
         place: Place,
         (chain, found): (&mut Chain, &Found),
-        (delivery, count, batches): (Delivery, u64, &[Batch]),
+        handed: &Handed<'_>,
         observer: &mut dyn Observer,
     ) {
+        let Handed { delivery, count, batches, trace } = *handed;
         let Delivery { first, last, previous, number, first_failed, refetched } = delivery;
         let piece = Piece {
             first,
@@ -151,6 +158,7 @@ impl Logs {
             first_failed,
             assignment: found.assignment,
             holder: party.clone(),
+            single: trace.and_then(|context| self.singles.add(context)),
         };
         let mut line = self.of_piece(&piece, place, &found.consumer, time, State::Dispatched);
         line.attributes.lag = self.lag(place, chain);

@@ -120,7 +120,7 @@ impl Logs {
         }
         let Root { place, ref consumer, offset } = found.root;
         let Some(mut chain) = self.take_chain(place, consumer) else { return };
-        if let Some(Past { state: before, delivery, first_failed }) = chain.take_copied(offset, state) {
+        if let Some(Past { state: before, delivery, first_failed, single }) = chain.take_copied(offset, state) {
             let subject = Subject { topics: &self.topics, place };
             let mut line = subject.line(time, state, Some(party), 1);
             line.previous = before;
@@ -131,6 +131,7 @@ impl Logs {
             line.ambiguous = found.ambiguous;
             line.attributes.group = consumer.group();
             line.attributes.offsets = Some((offset, offset));
+            line.attributes.trace = single.as_ref().map(|single| &single.context);
             line.attributes.dead_letter_source = self.topics.name(place.topic);
             line.attributes.dead_letter_destination = self.topics.name(copy.topic);
             line.attributes.dead_letter_partition = Some(copy.partition);

@@ -46,6 +46,7 @@ impl<'a> Subject<'a> {
         line.delivery = Some(piece.delivery);
         line.attributes.group = consumer.group();
         line.attributes.offsets = Some((piece.first, piece.last));
+        line.attributes.trace = piece.single.as_ref().map(|single| &single.context);
         line.attributes.producer = stored.and_then(|stored| stored.party.process.as_ref());
         line.timings = Timings {
             created: stored.map(|stored| stored.created),

@@ -34,6 +34,7 @@ mod partition;
 mod produce;
 mod settle;
 mod share;
+mod single;
 mod topics;
 mod unheard;
 
@@ -85,6 +86,7 @@ pub(super) struct Logs {
     /// What counts when a producer's transaction does.
     transactions: HashMap<i64, settle::Transaction>,
     groups: lag::Groups,
+    singles: single::Singles,
     statistics: Statistics,
 }
 

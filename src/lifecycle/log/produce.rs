@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use super::super::party::Party;
 use super::super::transition::{Evidence, Observer, Reason, State};
-use super::Logs;
 use super::lines::Subject;
 use super::partition::{Produced, Repeated, Stored};
 use super::topics::{Place, Topics};
+use super::{Logs, single};
 use crate::protocol::operation::log::{self, Acks, Batch, Copy, RequestId};
 use crate::time::Timestamp;
 
@@ -58,9 +58,8 @@ impl Logs {
         let mut line = subject.of_produced(&produced, time, State::Created);
         line.attributes.operation = Some(SEND);
         line.attributes.body_size = Some(batch.bytes);
-        line.attributes.batches = std::slice::from_ref(&produced.batch);
         line.attributes.unanswered = acks == Acks::None;
-        observer.transition(&line);
+        single::tell(&line, &produced.batch, observer);
         if acks == Acks::None {
             self.copies_stored(time, &mut produced, (place, None, false), observer);
         }
@@ -121,8 +120,7 @@ impl Logs {
         line.corrects = (produced.state == State::PublishFailed).then_some(State::PublishFailed);
         line.attributes.operation = Some(SEND);
         line.attributes.offsets = offset.zip(last);
-        line.attributes.batches = std::slice::from_ref(&produced.batch);
-        observer.transition(&line);
+        single::tell(&line, &produced.batch, observer);
         if let Some((first, last)) = offset.zip(last) {
             known.ends.at_least(last.saturating_add(1), time);
             let Produced { ref batch, created, ref party, .. } = produced;
@@ -182,8 +180,7 @@ impl Logs {
             line.corrects = Some(State::PublishFailed);
             line.evidence = Evidence::Inferred;
             line.attributes.offsets = Some((batch.first, batch.last));
-            line.attributes.batches = std::slice::from_ref(batch);
-            observer.transition(&line);
+            single::tell(&line, batch, observer);
         }
         let Produced { created, ref party, .. } = produced;
         let (first, last, sequence, party) = (batch.first, batch.last, batch.sequence, party.clone());
@@ -214,7 +211,6 @@ fn refuse(
     line.evidence = evidence;
     line.attributes.operation = Some(SEND);
     line.attributes.error_code = error.map(i32::from);
-    line.attributes.batches = std::slice::from_ref(&produced.batch);
-    observer.transition(&line);
+    single::tell(&line, &produced.batch, observer);
     produced.state = State::PublishFailed;
 }

@@ -6,6 +6,7 @@ use super::super::party::Party;
 use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
 use super::Logs;
 use super::chain::{Chain, Delivery, Piece};
+use super::consume::Handed;
 use super::consumers::{Consumer, Found};
 use super::lines::Subject;
 use super::topics::Place;
@@ -63,7 +64,8 @@ impl Logs {
                 let Delivery { first, last, .. } = delivery;
                 let delivery = Delivery { number: given.delivery, refetched: false, ..delivery };
                 let count = last.abs_diff(first) + 1;
-                self.hand_out(time, party, place, (&mut chain, &found), (delivery, count, &[]), observer);
+                let handed = Handed { delivery, count, batches: &[], trace: None };
+                self.hand_out(time, party, place, (&mut chain, &found), &handed, observer);
                 self.awaits_read(time, party, (place, &found.consumer), (first, last), (given.flow, given.end));
             }
         }

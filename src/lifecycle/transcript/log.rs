@@ -1,10 +1,13 @@
 //! The commands about logs: `log …`. `topic/0` is a partition, `#1/0` one of a topic that is known by its id.
 
+use std::rc::Rc;
+
 use super::{Stage, Words};
-use crate::protocol::operation::Operation;
 use crate::protocol::operation::log::{
     Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Sent, Sequence, Topic, TopicId,
+    Traced,
 };
+use crate::protocol::operation::{Operation, TraceContext};
 use crate::stream::{ConnectionId, Flow};
 
 impl Stage {
@@ -101,6 +104,7 @@ fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
         bytes: 100,
         checksum: words.number("sum"),
         sequence,
+        traced: traced(words, first, last),
         timestamp: None,
         transactional: words.has("transactional"),
     }
@@ -129,4 +133,14 @@ fn copies(words: &Words<'_>) -> Vec<Copy> {
     });
     let places = 0..;
     places.zip(named.chain(alike)).map(|(place, original)| Copy { place, fate, original }).collect()
+}
+
+/// `traced=2,5`: the messages at these offsets (of a batch that is produced: from 0 on) bring sampled traces.
+fn traced(words: &Words<'_>, first: i64, last: i64) -> Option<Rc<[Traced]>> {
+    let offsets = words.get("traced")?.split(',').map(|offset| offset.parse::<i64>().unwrap());
+    let of_batch = offsets.filter(|offset| (first..=last).contains(offset)).map(|offset| {
+        let delta = u32::try_from(offset - first).unwrap();
+        Traced { delta, place: delta, context: TraceContext { trace_id: [7; 16], span_id: [8; 8], flags: 1 } }
+    });
+    Some(of_batch.collect())
 }

@@ -28,6 +28,8 @@ pub(super) enum Wish {
     Records(Budget),
     /// What follows its header, as it comes.
     Bytes,
+    /// Both.
+    RecordsAndBytes(Budget),
 }
 
 /// Why bytes of a field could not be read as a batch.
@@ -365,7 +367,7 @@ impl Batches {
         self.lose(doubt.from, candidate.start, doubt.why, visitor);
         let outcome = match visitor.batch(&candidate) {
             Wish::HeadersOnly | Wish::Bytes => Outcome::NotAsked,
-            Wish::Records(_) => Outcome::Missed,
+            Wish::Records(_) | Wish::RecordsAndBytes(_) => Outcome::Missed,
         };
         visitor.end(&candidate, &End::of_header(&candidate, missing, outcome));
     }
@@ -393,9 +395,10 @@ impl Batches {
         let header = first(header, batch.header_bytes());
         self.kept = None;
         let outcome = match visitor.batch(&batch) {
-            Wish::Records(_) if batch.truncated => Some(Outcome::Incomplete),
-            Wish::Records(budget) => {
+            Wish::Records(_) | Wish::RecordsAndBytes(_) if batch.truncated => Some(Outcome::Incomplete),
+            wish @ (Wish::Records(budget) | Wish::RecordsAndBytes(budget)) => {
                 self.reader.get_or_insert_default().begin(&batch, header, budget);
+                self.kept = matches!(wish, Wish::RecordsAndBytes(_)).then(Vec::new);
                 None
             }
             Wish::Bytes => {

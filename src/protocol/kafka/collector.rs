@@ -1,5 +1,7 @@
 //! From the batches of one partition to operations.
 
+use std::rc::Rc;
+
 use super::batch::Batch;
 use super::batches::{Loss, Lost, Visitor, Wish};
 use super::codec::Budget;
@@ -10,6 +12,7 @@ use super::originals::Application;
 use super::provenance::{Convention, Provenance};
 use super::reader::End;
 use super::records::{Marker, Record};
+use super::traces::Look;
 use crate::capture::Demand;
 use crate::protocol::Trouble;
 use crate::protocol::operation::log::{
@@ -72,6 +75,10 @@ pub(super) struct Collector {
     abort_unknown: bool,
     /// Whether batches are looked into at all.
     insides: Insides,
+    /// The records of the batch at hand are looked at for their traces.
+    tracing: bool,
+    /// Those of its records that are told of singly.
+    traced: Option<Rc<[log::Traced]>>,
     /// The record of a control batch says that its transaction was aborted.
     marker: Option<Marker>,
 }
@@ -167,6 +174,44 @@ impl Sink<'_, '_> {
         kind.filter(|kind| *kind != Kind::Ordinary && matches!(self.purpose, Purpose::Produce { .. }))
     }
 
+    /// What is to be read of a batch for its records' traces.
+    fn look(&mut self, batch: &Batch) -> Option<Budget> {
+        self.collector.tracing = false;
+        self.collector.traced = None;
+        if matches!(self.purpose, Purpose::Replicate | Purpose::Share) {
+            return None;
+        }
+        let Output { topics, traces, time, .. } = &mut *self.out;
+        let topic = topics.name(&self.partition.as_ref()?.topic)?;
+        match traces.look(topic, batch, *time) {
+            Look::No => None,
+            Look::Known(traced) => {
+                self.collector.traced = Some(traced);
+                None
+            }
+            Look::Read(budget) => {
+                self.collector.tracing = true;
+                Some(budget)
+            }
+        }
+    }
+
+    /// The records of a batch have passed.
+    fn looked(&mut self, batch: &Batch, end: &End) {
+        if !std::mem::take(&mut self.collector.tracing) {
+            return;
+        }
+        let Output { topics, traces, time, .. } = &mut *self.out;
+        let topic = self.partition.as_ref().and_then(|partition| topics.name(&partition.topic));
+        self.collector.traced = topic.map(|topic| traces.end(topic, batch, end, *time));
+    }
+
+    /// The records of the batch at hand that are told of singly, as far as there is room.
+    fn traced(&mut self) -> Option<Rc<[log::Traced]>> {
+        let traced = self.collector.traced.take().filter(|traced| !traced.is_empty())?;
+        self.out.take_room(size_of_val(&*traced)).then_some(traced)
+    }
+
     /// What consumers are sent they may publish again.
     fn wants(&mut self, batch: &Batch) -> bool {
         let is_sent = matches!(self.purpose, Purpose::Consume { .. } | Purpose::Share);
@@ -255,13 +300,18 @@ impl Visitor for Sink<'_, '_> {
         if batch.attributes.control {
             return Wish::Records(MARKER);
         }
+        let look = self.look(batch);
         let wish = match batch.count {
             Some(_) if self.collector.kind.is_some() => Wish::Records(Budget::default()),
-            Some(_) if self.wants(batch) => {
-                self.collector.wanted = true;
-                Wish::Bytes
+            Some(_) => {
+                self.collector.wanted = self.wants(batch);
+                match (look, self.collector.wanted) {
+                    (Some(budget), true) => Wish::RecordsAndBytes(budget),
+                    (Some(budget), false) => Wish::Records(budget),
+                    (None, true) => Wish::Bytes,
+                    (None, false) => Wish::HeadersOnly,
+                }
             }
-            Some(_) => Wish::HeadersOnly,
             // How many messages are wrapped in one of the old format, only they tell.
             None => Wish::Records(Budget::default()),
         };
@@ -276,6 +326,9 @@ impl Visitor for Sink<'_, '_> {
 
     fn record(&mut self, _: &Batch, record: &Record<'_>) {
         self.collector.marker = record.marker;
+        if self.collector.tracing {
+            self.out.traces.note(record, self.out.time);
+        }
         if let Some(kind) = self.collector.kind {
             self.copied(kind, record);
         }
@@ -289,6 +342,7 @@ impl Visitor for Sink<'_, '_> {
         if batch.truncated {
             return;
         }
+        self.looked(batch, end);
         if batch.attributes.control {
             if self.collector.marker == Some(Marker::Abort) {
                 self.collector.is_aborted(batch.producer_id, batch.last_offset());
@@ -320,6 +374,7 @@ impl Visitor for Sink<'_, '_> {
             sequence,
             timestamp: Some(batch.base_timestamp).filter(|time| *time >= 0 && !batch.attributes.delete_horizon),
             transactional: batch.attributes.transactional,
+            traced: self.traced(),
         };
         self.take(batch, read);
     }

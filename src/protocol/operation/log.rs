@@ -1,5 +1,8 @@
 //! What happens in logs: topics that are cut into partitions, where messages have offsets and whole ranges of them move at once.
 
+use std::rc::Rc;
+
+use super::TraceContext;
 use crate::names::Name;
 use crate::stream::{ConnectionId, Flow, Position};
 use crate::time::Timestamp;
@@ -58,6 +61,57 @@ pub struct Batch {
     pub timestamp: Option<i64>,
     /// It is part of a transaction.
     pub transactional: bool,
+    /// Those of its messages that are told of singly, in the order of offsets.
+    pub traced: Option<Rc<[Traced]>>,
+}
+
+/// A message of a batch whose own trace is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traced {
+    /// Its offset less that of the batch's first message.
+    pub delta: u32,
+    /// How many messages of the batch come before it.
+    pub place: u32,
+    /// The context that it brought.
+    pub context: TraceContext,
+}
+
+/// Messages of a batch that are told of together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// Offset of the first.
+    pub first: i64,
+    /// Offset of the last.
+    pub last: i64,
+    /// How many; at least 1.
+    pub count: u64,
+    /// Of one that is told of singly.
+    pub trace: Option<&'a TraceContext>,
+}
+
+impl Batch {
+    /// Its messages, those that are told of singly between the others.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let (mut parts, mut next, mut told) = (Vec::new(), self.first, 0);
+        for traced in self.traced.as_deref().unwrap_or_default() {
+            let (offset, place) = (self.first.saturating_add(traced.delta.into()), u64::from(traced.place));
+            // What was read of a batch and what its header says may contradict each other.
+            let fits = place.checked_sub(told).is_some_and(|before| before <= offset.abs_diff(next)) && offset >= next;
+            let behind = self.records.checked_sub(place + 1).is_some_and(|behind| behind <= self.last.abs_diff(offset));
+            if !fits || !behind || offset > self.last {
+                continue;
+            }
+            if place > told {
+                parts.push(Part { first: next, last: offset - 1, count: place - told, trace: None });
+            }
+            parts.push(Part { first: offset, last: offset, count: 1, trace: Some(&traced.context) });
+            (next, told) = (offset + 1, place + 1);
+        }
+        if told < self.records && next <= self.last {
+            parts.push(Part { first: next, last: self.last, count: self.records - told, trace: None });
+        }
+        parts
+    }
 }
 
 /// Which brokers must have a batch before its producer is answered.

@@ -105,7 +105,8 @@ impl Draft<'_> {
     /// The ids that the span will have.
     pub fn context(&self) -> SpanContext {
         let trace_id = self.origin.map_or_else(|| trace_id(self.identity, self.own), |origin| origin.trace_id);
-        SpanContext { trace_id, span_id: span_id(self.identity, self.role, "", self.delivery.unwrap_or(0)) }
+        let elsewhere = if *self.destination == self.subject.topic { "" } else { self.destination };
+        SpanContext { trace_id, span_id: span_id(self.identity, self.role, elsewhere, self.delivery.unwrap_or(0)) }
     }
 
     /// The span.

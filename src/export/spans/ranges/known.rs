@@ -127,6 +127,8 @@ pub(super) struct Place {
     batches: VecDeque<Known>,
     /// In the order in which they were handed out.
     polls: VecDeque<Polled>,
+    /// Messages that were copied elsewhere to be tried again: the group, the offset, and the span of the work on them.
+    copied: VecDeque<(Option<Name>, i64, SpanContext)>,
     subjects: VecDeque<Rc<Subject>>,
 }
 
@@ -186,10 +188,23 @@ impl Place {
         self.trim(room);
     }
 
+    /// The span of the work on a message that was copied to be tried again.
+    pub fn copied(&self, group: Option<&Name>, offset: i64) -> Option<SpanContext> {
+        let is_it = |(of, copied, _): &&(Option<Name>, i64, SpanContext)| of.as_ref() == group && *copied == offset;
+        self.copied.iter().rfind(is_it).map(|(_, _, context)| *context)
+    }
+
+    /// Remembers it.
+    pub fn copy(&mut self, group: Option<&Name>, offset: i64, context: SpanContext, room: Room) {
+        self.copied.push_back((group.cloned(), offset, context));
+        self.trim(room);
+    }
+
     /// Forgets the oldest beyond what there is room for.
     fn trim(&mut self, Room(most): Room) {
         self.batches.drain(..self.batches.len().saturating_sub(most));
         self.polls.drain(..self.polls.len().saturating_sub(most));
+        self.copied.drain(..self.copied.len().saturating_sub(most));
     }
 
     /// What the consumer of a line was handed of a range.

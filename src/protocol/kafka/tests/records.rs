@@ -7,6 +7,7 @@ mod java;
 mod legacy;
 mod originals;
 mod properties;
+mod traces;
 mod wrong;
 
 use crate::protocol::kafka::batch::Batch;

@@ -173,7 +173,7 @@ def _spans(spans, lines, refused, story, tally):
     aborted = said(lambda flat: flat["state"] == "Dropped" and flat["previous"] is None)
     # What is still unread has no span yet.
     equal("messages of poll spans", summed("poll"), handed + aborted - +story.unread)
-    settled = said(lambda flat: flat["state"] in COPIED or
+    settled = said(lambda flat: (flat["state"] in COPIED and flat["previous"] != "Retrying") or
                    (flat["state"] in ENDED and flat["previous"] != "Acknowledged"), "state", "reason")
     equal("messages of process spans", summed("process", by=(STATE, REASON)), settled)
     commits = said(lambda flat: flat["state"] == "Acknowledged")
@@ -190,7 +190,8 @@ def _spans(spans, lines, refused, story, tally):
 
 def _links(spans, checker, tally):
     # What nobody answered for was sent without knowing where it would be.
-    unplaced = {send.topic for expected in checker.expected.values() for send in expected.truth.sends.values() if send.acks == "0"}
+    unplaced = {send.topic for expected in checker.expected.values() for send in expected.truth.sends.values()
+                if send.acks == "0"}
     known = collections.Counter(span["context"] for span in spans)
     twice = [context for context, count in known.items() if count > 1]
     tally.check(not twice, f"{len(twice)} spans have the ids of others: {twice[:3]}")
