@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -20,6 +21,8 @@ from truth.places import REPOSITORY, WORK, free_port, spawn, stop  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 STATS = pathlib.Path("/proc/sys/kernel/bpf_stats_enabled")
+# Seconds: until Java has compiled what it runs most; until a change of what runs beside the load shows.
+WARM_UP, SETTLE = 20, 1.5
 SPREAD = "95 % interval of the median | range | pairs"
 SPREAD_RULE = "| --- | --- | --- |"
 
@@ -55,7 +58,7 @@ class Bench:
 
     def __init__(self, broker, collector, directory, quick):
         self.broker, self.collector, self.directory = broker, collector, directory
-        self.seconds, self.pairs = (4, 2) if quick else (12, 12)
+        self.seconds, self.window, self.pairs = (4, 3, 2) if quick else (12, 5, 12)
         self.runs = 1 if quick else 3
 
     def agent(self, *options, port=None, name="bench"):
@@ -93,6 +96,49 @@ class Bench:
             return load()
         with self.agent():
             return load()
+
+    def alternating(self, load):
+        """The rates of one load that goes on, without the agent and with it in turns.
+
+        Two runs of the same load differ by more than what is to be measured: by what Java compiles when, by how a saturated
+        broker and its clients fall into step. The same processes a few seconds later differ by less. An agent that comes late
+        follows what is open, so nothing has to be started anew.
+        """
+        pairs = []
+        with load as rates:
+            time.sleep(WARM_UP)
+            for pair in range(self.pairs):
+                measured = {}
+                for watched in ((True, False) if pair % 2 else (False, True)):
+                    measured[watched] = self.run(watched, lambda: rates.mean(SETTLE, self.window))
+                pairs.append((measured[False], measured[True]))
+        return pairs
+
+
+class Rates:
+    """What a load generator says about each second, as it says it."""
+
+    def __init__(self, lines, rate):
+        self._told = []
+        self._reader = threading.Thread(target=self._read, args=(lines, rate), daemon=True)
+        self._reader.start()
+
+    def _read(self, lines, rate):
+        for line in lines:
+            found = rate(line)
+            if found is not None:
+                self._told.append((time.monotonic(), found))
+
+    def mean(self, settle, window):
+        """Of the seconds that are told of in a window, which begins when things have settled."""
+        time.sleep(settle)
+        began = time.monotonic()
+        time.sleep(window)
+        # What is told first began before the window.
+        told = [rate for at, rate in list(self._told) if at > began][1:]
+        if not told:
+            raise RuntimeError("the load generator says nothing any more")
+        return statistics.mean(told)
 
 
 class BpfTime:

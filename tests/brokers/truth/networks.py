@@ -20,7 +20,7 @@ from .agent import Agent
 from .broker import VERSIONS, Broker
 from .disturbed import late
 from .places import WORK, alone, inside
-from .run import PATIENCE, check_counters, judge, truth_totals
+from .run import PATIENCE, check_counters, hold, truth_totals
 from .stage import SCENARIOS, Stage
 from .tally import Tally
 
@@ -151,7 +151,7 @@ def restarted(broker, directory, tally):
         again.client.wait(lambda: len(again.seen) == 10)
         again.client.wait(seconds=0.05)
         stage.close()
-    judge("a broker killed and started again", [stage.path], agent.lines, agent.summary, True, tally)
+    hold("a broker killed and started again", [stage.path], agent.lines, agent.summary, True, tally)
 
 
 def run(version, directory, tally):
@@ -167,7 +167,7 @@ def run(version, directory, tally):
                 logs += perform(route, suffix, index % 2 == 0, directory, tally)
             time.sleep(0.3)
         check_counters(before, broker.counters(), truth_totals(logs), tally)
-        judge("over IPv6, mapped addresses and between namespaces", logs, agent.lines, agent.summary, True, tally)
+        hold("over IPv6, mapped addresses and between namespaces", logs, agent.lines, agent.summary, True, tally)
         # Connections of a namespace that the agent is not in, all older than the agent.
         late(broker, directory, tally, netns=namespaces.broker)
         restarted(broker, directory, tally)

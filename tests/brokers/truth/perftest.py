@@ -39,11 +39,15 @@ MODES = {
 PATIENCE = 120
 
 
-def perftest(broker, *words, patience=PATIENCE):
-    """One run, to its end: what it printed. Messages are of 100 bytes unless `words` say otherwise."""
+def command(broker, *words):
+    """What is started. Messages are of 100 bytes unless `words` say otherwise."""
     size = [] if "-s" in words else ["-s", "100"]
-    command = ["java", "-Xmx512m", "-cp", f"{WORK}/perftest/*", "com.rabbitmq.perf.PerfTest", "-h", broker.url(), *size, *words]
-    process = spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return ["java", "-Xmx512m", "-cp", f"{WORK}/perftest/*", "com.rabbitmq.perf.PerfTest", "-h", broker.url(), *size, *words]
+
+
+def perftest(broker, *words, patience=PATIENCE):
+    """One run, to its end: what it printed."""
+    process = spawn(command(broker, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         text, _ = process.communicate(timeout=patience)
     finally:
