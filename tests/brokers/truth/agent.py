@@ -9,6 +9,10 @@ import time
 from .places import REPOSITORY, spawn, stop
 
 
+# Scenarios come faster than any traffic that the budget is meant for, and every trace is held against the truth.
+ALL_TRACES = '[kafka]\ntrace_bytes = "1GiB"\n'
+
+
 def binary():
     """The agent that is tested: ACKTRAIL, or the release build of this repository."""
     target = os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target"
@@ -40,7 +44,7 @@ class Agent:
         for path in (self._ready, self.summary_path, self.socket):
             path.unlink(missing_ok=True)
         # A configuration of this machine must not reach into a test.
-        self._config.write_text("")
+        self._config.write_text(ALL_TRACES if self.writes_lines else "")
         command = self.command()
         with open(self.errors, "ab") as errors:
             self.process = spawn(command, stdout=errors, stderr=errors, env=self.environment)
@@ -120,7 +124,7 @@ def replay(capture, port, directory, *options, name="replay"):
     """`acktrail replay` of a capture file: the path of its lines, and its summary."""
     lines, summary = directory / f"{name}.jsonl", directory / f"{name}.summary.json"
     config = directory / f"{name}.toml"
-    config.write_text("")
+    config.write_text(ALL_TRACES)
     done = subprocess.run([binary(), "replay", str(capture), "--config", str(config), "--port", str(port), "--jsonl",
                            str(lines), "--summary", str(summary), *options],
                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
