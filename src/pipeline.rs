@@ -307,6 +307,7 @@ impl Pipeline {
         losses.extend([
             loss("lifecycle", "evicted_batches", logs.evicted_batches, "batch"),
             loss("lifecycle", "unmatched_answers", logs.unmatched_answers, "answer"),
+            loss("lifecycle", "forgotten_ranges", logs.forgotten_ranges, "range"),
             loss("lifecycle", "refused_partitions", logs.refused_partitions, "partition"),
             loss("protocol", "unread_traces", traces.refused_batches, "batch"),
             loss("protocol", "untold_traces", traces.refused_records, "record"),

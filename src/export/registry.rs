@@ -145,6 +145,8 @@ pub const EVENTS: &[&str] = &[
     "consumer_started",
     "consumer_cancelled",
     "rebalanced",
+    "consumer_stalled",
+    "consumer_resumed",
     "resynchronised",
     "settled_unseen",
     "fate_unknown",

@@ -20,7 +20,8 @@ pub(crate) const GRACE: Duration = Duration::from_millis(1500);
 impl Lifecycles {
     /// When [`Lifecycles::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.expiries.peek().map(|Reverse((time, _))| *time)
+        let expiry = self.expiries.peek().map(|Reverse((time, _))| *time);
+        expiry.into_iter().chain(self.logs.poll_timeout()).min()
     }
 
     /// Time has passed.
@@ -32,6 +33,7 @@ impl Lifecycles {
             self.expiries.pop();
             self.expired(time, reference, observer);
         }
+        self.logs.handle_timeout(now, observer);
     }
 
     pub(super) fn expect_expiry(&mut self, time: Timestamp, reference: MessageRef, party: &Party) {

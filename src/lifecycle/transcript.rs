@@ -482,6 +482,10 @@ impl Observer for Lines {
         if let Some(count) = event.count {
             let _ = write!(self.text, " count={count}");
         }
+        let attributes = &event.attributes;
+        if let Some(((topic, partition), lag)) = attributes.topic.zip(attributes.partition).zip(attributes.lag) {
+            let _ = write!(self.text, " {topic}/{partition} lag={lag}");
+        }
         if let Some(detail) = event.detail {
             let _ = write!(self.text, " ({detail})");
         }

@@ -10,7 +10,7 @@ use acktrail::export::spans::{Sampling, Spans};
 use acktrail::lifecycle::transition::{Event, Observer, Transition};
 use acktrail::lifecycle::{KAFKA, Lifecycles, MessageLimits};
 use acktrail::protocol::operation::log::{
-    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Topic, Traced, Verdict,
+    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, Patience, RequestId, Topic, Traced, Verdict,
 };
 use acktrail::protocol::operation::{Observed, Operation, SessionFacts, TraceContext};
 use acktrail::stream::{ConnectionId, End, Facts, Flow};
@@ -65,6 +65,7 @@ fn batch(first: i64, last: i64) -> Batch {
         timestamp: Some(1_795_357_867_000 + first),
         transactional: false,
         traced: None,
+        gaps: None,
     }
 }
 
@@ -78,7 +79,10 @@ impl Log {
         {
             log.connect(connection, pid, executable);
         }
-        log.happens(COORDINATOR, LogOperation::Assigned { member: member(), partitions: vec![partition()] });
+        log.happens(
+            COORDINATOR,
+            LogOperation::Assigned { member: member(), partitions: vec![partition()], patience: Patience::default() },
+        );
         log
     }
 
@@ -315,7 +319,10 @@ fn what_comes_again_at_once_is_another_poll() {
     log.fetch(&[(0, 9)]); // 5
     log.read(); // 6
     log.happens(COORDINATOR, LogOperation::MemberLeft(member())); // 7
-    log.happens(COORDINATOR, LogOperation::Assigned { member: member(), partitions: vec![partition()] }); // 8
+    log.happens(
+        COORDINATOR,
+        LogOperation::Assigned { member: member(), partitions: vec![partition()], patience: Patience::default() },
+    ); // 8
     log.fetch(&[(0, 9)]); // 9
     log.read(); // 10
     log.commit(10, 0); // 11

@@ -10,8 +10,11 @@ use std::time::Duration;
 use super::super::message::Moment;
 use super::super::party::Party;
 use super::super::transition::State;
+use super::done::Done;
+use super::gaps::{self, Gaps, Part};
 use super::lag::Mark;
 use super::single::Single;
+use super::stalled::Watched;
 use crate::stream::ConnectionId;
 use crate::time::Timestamp;
 
@@ -36,6 +39,8 @@ pub(super) struct Piece {
     pub first_failed: Moment,
     /// The assignment of partitions by which they were handed out.
     pub assignment: u64,
+    /// Its count is known, and not only what is possible.
+    pub counted: bool,
     /// Whose hands.
     pub holder: Rc<Party>,
     /// It is one message that is followed by itself.
@@ -48,15 +53,32 @@ pub(super) struct Extent {
     pub first: i64,
     pub last: i64,
     pub count: u64,
+    /// The count is known, and not only what is possible.
+    pub counted: bool,
+}
+
+impl Extent {
+    /// Takes away what lies before the end of a part of it, or all.
+    pub fn take_until(&mut self, last: i64, gaps: &Gaps) -> Part {
+        let mut part = Part { count: self.count, counted: self.counted };
+        if last < self.last {
+            part = gaps.before(self.count, (self.first, self.last), last.saturating_add(1));
+            part.counted &= self.counted;
+        }
+        *self =
+            Extent { first: last.saturating_add(1), count: self.count - part.count, counted: part.counted, ..*self };
+        part
+    }
 }
 
 impl Piece {
     /// Cuts off what lies before `offset`, which is inside.
-    fn split(&mut self, offset: i64) -> Piece {
-        let before = share(self.count, self.first, self.last, offset);
-        let head = Piece { last: offset - 1, count: before, ..self.clone() };
+    fn split(&mut self, offset: i64, gaps: &Gaps) -> Piece {
+        let Part { count, counted } = gaps.before(self.count, (self.first, self.last), offset);
+        self.counted &= counted;
+        let head = Piece { last: offset - 1, count, ..self.clone() };
         self.first = offset;
-        self.count -= before;
+        self.count -= count;
         head
     }
 
@@ -67,36 +89,34 @@ impl Piece {
             && self.processing.get().is_some() == next.processing.get().is_some()
             && self.first_failed == next.first_failed
             && self.assignment == next.assignment
+            && self.counted == next.counted
             && Rc::ptr_eq(&self.holder, &next.holder)
             && self.single.is_none()
             && next.single.is_none()
     }
 }
 
-/// How many of `count` messages between two offsets lie before `offset`. Exact where no offset is left out.
-fn share(count: u64, first: i64, last: i64, offset: i64) -> u64 {
-    let (before, behind) = (offset.abs_diff(first), last.abs_diff(offset) + 1);
-    count.saturating_sub(behind).max(before.min(count.saturating_sub(1)))
-}
-
 /// Messages that came back, or will: what their next delivery has to know.
 #[derive(Clone, Debug)]
-struct Before {
-    first: i64,
-    last: i64,
-    state: State,
-    delivery: u32,
-    first_failed: Moment,
-    refetched: bool,
+pub(super) struct Before {
+    pub first: i64,
+    pub last: i64,
+    pub state: State,
+    pub delivery: u32,
+    pub first_failed: Moment,
+    pub refetched: bool,
+    /// Of some of them that may not be so.
+    pub guessed: bool,
     /// Who had them.
-    holder: Rc<Party>,
+    pub holder: Rc<Party>,
 }
 
 impl Before {
     /// What somebody has, as it is now.
     fn of(piece: &Piece) -> Before {
         let Piece { first, last, state, delivery, first_failed, ref holder, .. } = *piece;
-        Before { first, last, state, delivery, first_failed, refetched: false, holder: holder.clone() }
+        let (refetched, guessed, holder) = (false, false, holder.clone());
+        Before { first, last, state, delivery, first_failed, refetched, guessed, holder }
     }
 }
 
@@ -113,19 +133,8 @@ pub(super) struct Delivery {
     pub first_failed: Moment,
     /// They are still in the same hands: they were only sent again.
     pub refetched: bool,
-}
-
-/// Messages that the group has committed.
-#[derive(Clone, Debug)]
-pub(super) struct Done {
-    pub first: i64,
-    pub last: i64,
-    pub count: u64,
-    pub delivery: u32,
-    /// Who had them.
-    pub holder: Rc<Party>,
-    /// When that was committed, or the last of it.
-    time: Timestamp,
+    /// Of some of them that may not be so.
+    pub guessed: bool,
 }
 
 /// A message that was copied to another topic.
@@ -172,8 +181,8 @@ pub(super) struct Chain {
     open: VecDeque<Piece>,
     /// In order, none overlapping another; only what the group has not been handed again.
     before: VecDeque<Before>,
-    /// The latest of what was committed, in order.
-    done: VecDeque<Done>,
+    /// What was committed, in the order in which it was.
+    pub(super) done: VecDeque<Done>,
     /// What was copied elsewhere, and is done here, whatever is committed: offset, state, delivery, first failure.
     copied: VecDeque<Copied>,
     /// What the group has committed: all before it is done.
@@ -184,18 +193,27 @@ pub(super) struct Chain {
     pub reached: Option<i64>,
     /// Where the group stands, for its lag: also as others than its committing members told.
     pub standing: Option<Mark>,
+    /// Whether its member goes on.
+    pub watched: Watched,
+    /// What holds nothing.
+    pub gaps: gaps::Shared,
+    /// Ranges that were forgotten before they were handed out again. Not yet counted.
+    pub forgotten: u64,
 }
 
 impl Chain {
     /// Ranges to be handed out again that are remembered. Beyond it the first are forgotten: they come as if for the first time.
     const BEFORE: usize = 1024;
-    /// Committed ranges that are remembered, should the group go back.
-    const DONE: usize = 64;
     /// Copied messages that are remembered, should they be copied again.
     const COPIED: usize = 4096;
     /// For so long after a commit what it covers may still be copied: an application must be back for more by then, or others
     /// get what it has (`max.poll.interval.ms`, its default).
     const COPIED_LATE: Duration = Duration::from_secs(300);
+
+    /// The beginning of a way through a partition that lacks these offsets.
+    pub fn through(gaps: gaps::Shared) -> Chain {
+        Chain { gaps, ..Chain::default() }
+    }
 
     /// Whether an application has, or had last, what is at an offset.
     pub fn is_known_to(&self, party: &Party, offset: i64) -> bool {
@@ -333,7 +351,8 @@ impl Chain {
         }
         let (number, previous) = if done { (2, Some(State::Acknowledged)) } else { (1, None) };
         let first_failed = Moment::default();
-        let new = |first, last| Delivery { first, last, previous, number, first_failed, refetched: done };
+        let new =
+            |first, last| Delivery { first, last, previous, number, first_failed, refetched: done, guessed: false };
         let mut found = Vec::new();
         let mut next = first;
         let behind = self.before.back().is_none_or(|before| before.last < first);
@@ -347,9 +366,9 @@ impl Chain {
             if next < from {
                 found.push(new(next, from - 1));
             }
-            let Before { state, delivery, first_failed, refetched, .. } = before;
+            let Before { state, delivery, first_failed, refetched, guessed, .. } = before;
             let (previous, number) = (Some(state), delivery.saturating_add(1));
-            found.push(Delivery { first: from, last: to, previous, number, first_failed, refetched });
+            found.push(Delivery { first: from, last: to, previous, number, first_failed, refetched, guessed });
             next = to + 1;
             for (first, last) in [(before.first, from - 1), (next, before.last)] {
                 if first <= last {
@@ -418,59 +437,18 @@ impl Chain {
         self.comes_again(Before { refetched: true, ..Before::of(piece) });
     }
 
-    /// These are committed.
-    pub fn done(&mut self, piece: &Piece, time: Timestamp) {
-        let Piece { first, last, count, delivery, ref holder, .. } = *piece;
-        if let Some(before) = self.done.back_mut()
-            && before.last + 1 == first
-            && before.delivery == delivery
-            && Rc::ptr_eq(&before.holder, holder)
-        {
-            before.last = last;
-            before.count += count;
-            before.time = time;
-            return;
-        }
-        if self.done.len() >= Self::DONE {
-            self.done.pop_front();
-        }
-        self.done.push_back(Done { first, last, count, delivery, holder: holder.clone(), time });
-    }
-
     /// The group has passed an offset: what failed before it does not come again.
     pub fn committed(&mut self, offset: i64) {
         self.before.retain(|before| before.last >= offset);
         self.committed = Some(offset);
     }
 
-    /// The group went back to an offset: what it had committed from there on, as far as it is remembered, in order. It comes
-    /// again.
-    pub fn gone_back(&mut self, offset: i64, time: Timestamp) -> Vec<Done> {
-        let mut again = Vec::new();
-        for done in std::mem::take(&mut self.done) {
-            if done.last < offset {
-                self.done.push_back(done);
-                continue;
-            }
-            let first = done.first.max(offset);
-            let before = if first > done.first { share(done.count, done.first, done.last, first) } else { 0 };
-            if before > 0 {
-                self.done.push_back(Done { last: first - 1, count: before, ..done.clone() });
-            }
-            let Done { last, count, delivery, ref holder, .. } = done;
-            let (state, first_failed, holder) = (State::Failed, time.into(), holder.clone());
-            self.comes_again(Before { first, last, state, delivery, first_failed, refetched: false, holder });
-            again.push(Done { first, count: count - before, ..done });
-        }
-        self.committed = Some(offset);
-        again
-    }
-
-    fn comes_again(&mut self, before: Before) {
+    pub(super) fn comes_again(&mut self, before: Before) {
         let at = self.before.partition_point(|other| other.first < before.first);
         self.before.insert(at, before);
         if self.before.len() > Self::BEFORE {
             self.before.pop_front();
+            self.forgotten += 1;
         }
     }
 
@@ -480,7 +458,7 @@ impl Chain {
         if let Some(piece) = self.open.get_mut(at)
             && piece.first < offset
         {
-            let head = piece.split(offset);
+            let head = piece.split(offset, &self.gaps.borrow());
             self.open.insert(at, head);
         }
     }
@@ -501,6 +479,7 @@ mod tests {
             processing: Moment::default(),
             first_failed: Moment::default(),
             assignment: 0,
+            counted: true,
             holder: holder.clone(),
             single: None,
         }
@@ -540,6 +519,7 @@ mod tests {
             number: 1,
             first_failed: Moment::default(),
             refetched: false,
+            guessed: false,
         };
         let again = |first, last| Delivery {
             previous: Some(State::Failed),

@@ -1,5 +1,6 @@
 //! From the log into consumers' hands.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -9,12 +10,13 @@ use super::super::party::Party;
 use super::super::transition::{Attributes, Event, Evidence, Observer, Reason, State, Transition};
 use super::chain::{Chain, Delivery, Extent, Piece};
 use super::consumers::{Application, Consumer, Found, Rebalance};
+use super::gaps::Part;
 use super::lag;
 use super::lines::Subject;
 use super::topics::Place;
 use super::{Logs, Unread, single};
 use crate::protocol::operation::TraceContext;
-use crate::protocol::operation::log::{self, Batch, Member};
+use crate::protocol::operation::log::{self, Batch, Member, Patience};
 use crate::stream::{ConnectionId, Flow, Position};
 use crate::time::Timestamp;
 
@@ -30,7 +32,7 @@ pub(super) struct Fetched<'a> {
 /// What is handed out of messages with the same past.
 pub(super) struct Handed<'a> {
     pub delivery: Delivery,
-    pub count: u64,
+    pub part: Part,
     /// The batches that they come in, as far as that is known.
     pub batches: &'a [Batch],
     /// It is one message, with a trace of its own.
@@ -47,15 +49,26 @@ impl Fetched<'_> {
         if asked > last {
             return None;
         }
-        let within = self.batches.iter().filter(|batch| batch.last >= asked);
-        let count = within.map(|batch| batch.records - batch.records.min(before(batch, asked))).sum();
-        (count > 0).then_some(Extent { first: asked, last, count })
+        let mut extent = Extent { first: asked, last, count: 0, counted: true };
+        for batch in self.batches.iter().filter(|batch| batch.last >= asked) {
+            let before = match asked > batch.first {
+                true => chain.gaps.borrow().before(batch.records, (batch.first, batch.last), asked),
+                false => Part { count: 0, counted: true },
+            };
+            extent.count += batch.records - before.count;
+            extent.counted &= before.counted;
+        }
+        (extent.count > 0).then_some(extent)
     }
-}
 
-/// How many of a batch's messages lie before an offset. Exact where no offset is left out.
-fn before(batch: &Batch, offset: i64) -> u64 {
-    if offset <= batch.first { 0 } else { batch.records.saturating_sub(batch.last.abs_diff(offset) + 1) }
+    /// Offsets that hold nothing: those that batches lack, and what lies between them.
+    fn gaps(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let between = self.batches.windows(2).filter_map(|pair| match pair {
+            [one, next] => Some((one.last.saturating_add(1), next.first.saturating_sub(1))),
+            _ => None,
+        });
+        between.chain(self.batches.iter().flat_map(|batch| batch.gaps.iter().flat_map(|gaps| gaps.iter().copied())))
+    }
 }
 
 impl Logs {
@@ -76,6 +89,7 @@ impl Logs {
         if found.consumer.group().is_some() {
             self.adopt(party, place, &mut chain);
         }
+        fetched.gaps().for_each(|(first, last)| chain.gaps.borrow_mut().add(first, last));
         if let Some(extent) = fetched.extent(&chain) {
             if fetched.aborted {
                 self.dropped(time, party, place, &found.consumer, extent, observer);
@@ -121,14 +135,12 @@ impl Logs {
         (extent, batches): (Extent, &[Batch]),
         observer: &mut dyn Observer,
     ) {
-        for (extent, trace) in single::ranges(extent, batches) {
-            let mut left = extent.count;
-            for delivery in chain.deliveries(extent.first, extent.last) {
-                let Delivery { first, last, .. } = delivery;
-                let count = if last == extent.last { left } else { left.min(last.abs_diff(first) + 1) };
-                left -= count;
-                if count > 0 {
-                    let handed = Handed { delivery, count, batches, trace };
+        let ranges = single::ranges(extent, batches, &chain.gaps.borrow());
+        for (mut left, trace) in ranges {
+            for delivery in chain.deliveries(left.first, left.last) {
+                let part = left.take_until(delivery.last, &chain.gaps.borrow());
+                if part.count > 0 {
+                    let handed = Handed { delivery, part, batches, trace };
                     self.hand_out(time, party, place, (chain, found), &handed, observer);
                 }
             }
@@ -145,18 +157,19 @@ impl Logs {
         handed: &Handed<'_>,
         observer: &mut dyn Observer,
     ) {
-        let Handed { delivery, count, batches, trace } = *handed;
-        let Delivery { first, last, previous, number, first_failed, refetched } = delivery;
+        let Handed { delivery, part, batches, trace } = *handed;
+        let Delivery { first, last, previous, number, first_failed, refetched, guessed } = delivery;
         let piece = Piece {
             first,
             last,
-            count,
+            count: part.count,
             delivery: number,
             state: State::Dispatched,
             dispatched: time,
             processing: Moment::default(),
             first_failed,
             assignment: found.assignment,
+            counted: part.counted,
             holder: party.clone(),
             single: trace.and_then(|context| self.singles.add(context)),
         };
@@ -167,7 +180,7 @@ impl Logs {
         line.attributes.batches = batches;
         line.previous = previous;
         line.reason = refetched.then_some(Reason::Refetched);
-        line.evidence = emit::evidence(refetched || found.guessed);
+        line.evidence = emit::evidence(refetched || found.guessed || guessed || !part.counted);
         line.ambiguous = found.ambiguous;
         observer.transition(&line);
         chain.put(piece);
@@ -267,7 +280,7 @@ impl Logs {
                 line.timings.dispatched = Some(*dispatched);
                 line.attributes.lag = lag::lag(known, &chain);
                 line.previous = Some(State::Dispatched);
-                line.evidence = emit::evidence(inferred);
+                line.evidence = emit::evidence(inferred || !piece.counted);
                 line.attributes.operation = Some(POLL);
                 observer.transition(&line);
             }
@@ -281,7 +294,7 @@ impl Logs {
         &mut self,
         time: Timestamp,
         party: &Rc<Party>,
-        member: &Member,
+        (member, patience): (&Member, Patience),
         partitions: &[log::Partition],
         observer: &mut dyn Observer,
     ) {
@@ -290,6 +303,10 @@ impl Logs {
         for place in &places {
             self.taken_over(time, party, *place, &member.group, observer);
         }
+        let held: BTreeSet<Place> = places.iter().copied().collect();
+        let given_up: Vec<Place> = self.consumers.places(party, member).difference(&held).copied().collect();
+        self.disowned(time, member, &given_up, observer);
+        self.owned(time, party, (member, patience), &places, observer);
         let rebalance = self.consumers.assigned(party, member, places.into_iter());
         if let Some(Rebalance { held, gained, lost }) = rebalance.filter(|change| change.gained + change.lost > 0) {
             let detail = format!("partitions: {held} now, {gained} of them new; {lost} taken away");
@@ -345,6 +362,7 @@ impl Logs {
         let consumer = Consumer::Group(member.group.clone());
         let Some(places) = self.consumers.left(party, member) else { return };
         self.of_member(time, "consumer_cancelled", None, party, member, observer);
+        self.disowned(time, member, &places, observer);
         for place in places {
             let Some(known) = self.partitions.get_mut(&place) else { continue };
             let Some(mut chain) = known.chains.remove(&consumer) else { continue };

@@ -1,6 +1,7 @@
 //! Which group a fetch is for. The wire does not say: a consumer fetches on one connection and speaks to its coordinator on
 //! another. Both are of one application, under one client id, and the partition is assigned to one of its members.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -151,6 +152,13 @@ impl Consumers {
         }
     }
 
+    /// What was assigned to a member, in order.
+    pub fn places(&self, party: &Party, member: &Member) -> BTreeSet<Place> {
+        let claims = self.applications.get(&Application::of(party)).map(Vec::as_slice).unwrap_or_default();
+        let claim = claims.iter().find(|claim| claim.member == *member);
+        claim.and_then(|claim| claim.partitions.as_ref()).into_iter().flatten().copied().collect()
+    }
+
     /// A member asked or committed the offset of a partition.
     pub fn touched(&mut self, party: &Party, member: &Member, place: Place) {
         if let Some(claim) = self.claim(party, member)
@@ -180,6 +188,14 @@ impl Consumers {
     /// A connection has ended. The members that spoke on it remain: they may come back on another one.
     pub fn closed(&mut self, connection: ConnectionId) {
         self.fetching.remove(&connection);
+    }
+
+    /// The group that a connection asks for a partition for, if that is certain.
+    pub fn group_of(&self, party: &Party, place: Place) -> Option<Consumer> {
+        let claims = self.applications.get(&Application::of(party)).map(Vec::as_slice).unwrap_or_default();
+        let known = self.fetching.get(&party.connection);
+        let chosen = Self::choose(claims, known, party.connection, place);
+        chosen.filter(|(_, guessed)| !guessed).map(|(claim, _)| Consumer::Group(claim.member.group.clone()))
     }
 
     /// For whom a connection fetches a partition.

@@ -81,6 +81,11 @@ impl Ends {
         }
     }
 
+    /// When the end was told last.
+    pub fn told_at(&self) -> Option<Timestamp> {
+        self.end.map(|mark| mark.told)
+    }
+
     fn told(&mut self, end: Option<i64>, stable: Option<i64>, time: Timestamp) {
         if let Some(offset) = end {
             self.end = Some(Mark::after(self.end, offset, time));

@@ -44,6 +44,7 @@ impl<'a> Subject<'a> {
     ) -> Transition<'a> {
         let mut line = self.line(time, state, Some(&piece.holder), piece.count);
         line.delivery = Some(piece.delivery);
+        line.evidence = emit::evidence(!piece.counted);
         line.attributes.group = consumer.group();
         line.attributes.offsets = Some((piece.first, piece.last));
         line.attributes.trace = piece.single.as_ref().map(|single| &single.context);

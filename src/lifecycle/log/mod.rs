@@ -21,12 +21,16 @@
 //! | a share group's member was given it once more, and nobody had released it | Dispatched, Processing | Failed, Dispatched |
 //! | the group committed an earlier offset | Acknowledged | Failed |
 //!
+//! Beside that: how far groups are behind (`lag`), and which members have stopped (`stalled`).
+//!
 //! A consumer without a group never commits: its messages stay in Processing.
 
 mod chain;
 mod consume;
 mod consumers;
 mod copies;
+mod done;
+mod gaps;
 mod index;
 mod lag;
 mod lines;
@@ -35,6 +39,7 @@ mod produce;
 mod settle;
 mod share;
 mod single;
+mod stalled;
 mod topics;
 mod unheard;
 
@@ -64,6 +69,8 @@ pub struct Statistics {
     pub evicted_batches: u64,
     /// Answers to requests that were not seen.
     pub unmatched_answers: u64,
+    /// Ranges of offsets that failed and were forgotten before they came again: they will be told as if for the first time.
+    pub forgotten_ranges: u64,
     /// Batches and offsets of partitions that found no room.
     pub refused_partitions: u64,
     /// Messages of retry and dead-letter topics whose originals, if they are copies, are among what is not known any more of
@@ -87,6 +94,7 @@ pub(super) struct Logs {
     transactions: HashMap<i64, settle::Transaction>,
     groups: lag::Groups,
     singles: single::Singles,
+    watch: stalled::Watch,
     statistics: Statistics,
 }
 
@@ -140,9 +148,21 @@ impl Logs {
             LogOperation::Unread => self.missed(time, party),
             LogOperation::MemberSeen(member) => {
                 self.groups.heard(&member.group, time);
+                self.watch.heard(member, time);
                 self.consumers.seen(party, member);
             }
-            LogOperation::Assigned { member, partitions } => self.assigned(time, party, member, partitions, observer),
+            LogOperation::FetchAsked => self.asks(time, party, observer),
+            LogOperation::Wanted { partition, wanted } => {
+                if let Some(place) = self.place(partition) {
+                    match *wanted {
+                        true => self.wants(time, party, place, observer),
+                        false => self.wants_no_more(time, party.connection, place),
+                    }
+                }
+            }
+            LogOperation::Assigned { member, partitions, patience } => {
+                self.assigned(time, party, (member, *patience), partitions, observer);
+            }
             LogOperation::MemberLeft(member) => self.member_left(time, party, member, observer),
             LogOperation::Position { member, partition, offset } => {
                 self.position(time, party, member, partition, *offset);
@@ -189,10 +209,16 @@ impl Logs {
         self.unheard.heard_all(since, &piece.holder)
     }
 
+    /// When [`Logs::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.watch.poll_timeout()
+    }
+
     /// A connection ended.
     pub fn closed(&mut self, time: Timestamp, party: &Rc<Party>, observer: &mut dyn Observer) {
         self.unread.remove(&party.connection);
         self.consumers.closed(party.connection);
+        self.asks_no_more(party.connection);
         self.publishes_lost(time, party, observer);
         // Whose offsets nobody keeps cannot go on.
         let application = Rc::new(Application::of(party));
@@ -223,7 +249,7 @@ impl Logs {
         if let Consumer::Alone(application) = consumer {
             self.index.reads_alone(application, place);
         }
-        Some(Chain::default())
+        Some(Chain::through(self.at(place).gaps.clone()))
     }
 
     /// Whose group becomes known now has fetched for it before.
@@ -241,7 +267,8 @@ impl Logs {
         }
     }
 
-    fn put_chain(&mut self, place: Place, consumer: Consumer, chain: Chain) {
+    fn put_chain(&mut self, place: Place, consumer: Consumer, mut chain: Chain) {
+        self.statistics.forgotten_ranges += std::mem::take(&mut chain.forgotten);
         self.at(place).chains.insert(consumer, chain);
     }
 

@@ -10,6 +10,7 @@ use super::super::transition::State;
 use super::chain::Chain;
 use super::consumers::Consumer;
 use super::copies::Root;
+use super::gaps;
 use super::lag::Ends;
 use crate::protocol::operation::log::{Acks, Batch, Copy, RequestId, Sequence};
 use crate::stream::ConnectionId;
@@ -54,6 +55,7 @@ pub(super) struct Partition {
     copies: VecDeque<(i64, Rc<Root>)>,
     pub chains: HashMap<Consumer, Chain>,
     pub ends: Ends,
+    pub gaps: gaps::Shared,
 }
 
 impl Partition {
@@ -174,7 +176,8 @@ impl Partition {
         for (offset, root) in other.copies {
             self.is_copy(offset, root);
         }
-        for (consumer, chain) in other.chains {
+        for (consumer, mut chain) in other.chains {
+            chain.gaps = self.gaps.clone();
             match self.chains.get_mut(&consumer) {
                 Some(known) => known.absorb(chain),
                 None => drop(self.chains.insert(consumer, chain)),

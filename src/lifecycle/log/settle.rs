@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
+use super::super::emit;
 use super::super::party::Party;
 use super::super::transition::{Event, Evidence, Observer, Reason, Settlement, State};
 use super::chain::{Chain, Piece};
 use super::consumers::{Application, Consumer};
 use super::lines::Subject;
+use super::stalled;
 use super::topics::Place;
 use super::{Logs, copies};
 use crate::names::Name;
@@ -74,6 +76,7 @@ impl Logs {
     ) {
         let Some(place) = self.place(partition) else { return };
         self.groups.heard(&commit.member.group, time);
+        self.watch.heard(commit.member, time);
         self.consumers.touched(party, commit.member, place);
         let group = &commit.member.group;
         if commit.error != 0 {
@@ -183,7 +186,11 @@ impl Logs {
             }
             chain.committed(offset);
         }
-        self.put_chain(place, consumer, chain);
+        let is_level = self.lag(place, &chain) == Some(0);
+        self.put_chain(place, consumer.clone(), chain);
+        if is_level {
+            self.resumed(time, place, &consumer, stalled::LEVEL, observer);
+        }
     }
 
     fn acknowledge(
@@ -234,6 +241,7 @@ impl Logs {
             line.previous = Some(State::Acknowledged);
             line.reason = Some(Reason::OffsetReset);
             line.delivery = Some(done.delivery);
+            line.evidence = emit::evidence(!done.counted);
             line.attributes.operation = Some(COMMIT);
             line.attributes.requested = Some(asked);
             line.attributes.group = consumer.group();

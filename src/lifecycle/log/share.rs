@@ -8,6 +8,7 @@ use super::Logs;
 use super::chain::{Chain, Delivery, Piece};
 use super::consume::Handed;
 use super::consumers::{Consumer, Found};
+use super::gaps::{Part, span};
 use super::lines::Subject;
 use super::topics::Place;
 use crate::names::Name;
@@ -63,8 +64,8 @@ impl Logs {
             for delivery in chain.deliveries(first, last) {
                 let Delivery { first, last, .. } = delivery;
                 let delivery = Delivery { number: given.delivery, refetched: false, ..delivery };
-                let count = last.abs_diff(first) + 1;
-                let handed = Handed { delivery, count, batches: &[], trace: None };
+                let part = Part { count: span(first, last), counted: true };
+                let handed = Handed { delivery, part, batches: &[], trace: None };
                 self.hand_out(time, party, place, (&mut chain, &found), &handed, observer);
                 self.awaits_read(time, party, (place, &found.consumer), (first, last), (given.flow, given.end));
             }

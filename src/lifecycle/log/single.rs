@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::super::transition::{Observer, Transition};
 use super::chain::Extent;
+use super::gaps::Gaps;
 use crate::protocol::operation::TraceContext;
 use crate::protocol::operation::log::{Batch, Part};
 
@@ -62,25 +63,34 @@ pub(super) fn tell<'a>(line: &Transition<'a>, batch: &'a Batch, observer: &mut d
 }
 
 /// What is handed out of batches at once, in ranges: each message that is told of singly is one by itself.
-pub(super) fn ranges(extent: Extent, batches: &[Batch]) -> Vec<(Extent, Option<&TraceContext>)> {
+pub(super) fn ranges<'a>(extent: Extent, batches: &'a [Batch], gaps: &Gaps) -> Vec<(Extent, Option<&'a TraceContext>)> {
     if batches.iter().all(|batch| batch.traced.is_none()) {
         return vec![(extent, None)];
     }
     let mut ranges: Vec<(Extent, Option<&TraceContext>)> = Vec::new();
-    let parts = batches.iter().flat_map(Batch::parts).filter(|part| part.last >= extent.first);
-    for Part { first, last, count, trace } in parts {
-        // What a consumer did not ask for of the first batch is not handed over.
-        let first = first.max(extent.first);
-        let count = count.min(last.abs_diff(first) + 1);
-        match (ranges.last_mut(), trace) {
+    for part in batches.iter().flat_map(Batch::parts).filter(|part| part.last >= extent.first) {
+        let asked = asked(&part, extent.first, gaps);
+        match (ranges.last_mut(), part.trace) {
+            _ if asked.count == 0 => {}
             (Some((before, None)), None) => {
-                before.last = last;
-                before.count += count;
+                before.last = asked.last;
+                before.count += asked.count;
+                before.counted &= asked.counted;
             }
-            _ => ranges.push((Extent { first, last, count }, trace)),
+            _ => ranges.push((asked, part.trace)),
         }
     }
     ranges
+}
+
+/// What a consumer did not ask for of the first batch is not handed over.
+fn asked(part: &Part<'_>, from: i64, gaps: &Gaps) -> Extent {
+    let Part { first, last, count, .. } = *part;
+    if from <= first {
+        return Extent { first, last, count, counted: true };
+    }
+    let before = gaps.before(count, (first, last), from);
+    Extent { first: from, last, count: count - before.count, counted: before.counted }
 }
 
 #[cfg(test)]
@@ -101,15 +111,17 @@ mod tests {
             timestamp: None,
             transactional: false,
             traced: Some(traced.collect()),
+            gaps: None,
         }
     }
 
     fn seen(extent: (i64, i64, u64), batches: &[Batch]) -> Vec<(i64, i64, u64, bool)> {
         let (first, last, count) = extent;
+        let extent = Extent { first, last, count, counted: true };
         let of = |(extent, trace): (Extent, Option<&TraceContext>)| {
             (extent.first, extent.last, extent.count, trace.is_some())
         };
-        ranges(Extent { first, last, count }, batches).into_iter().map(of).collect()
+        ranges(extent, batches, &Gaps::default()).into_iter().map(of).collect()
     }
 
     #[test]
@@ -126,6 +138,27 @@ mod tests {
         assert_eq!(seen((10, 21, 12), &batches), expected);
         // Asked from the middle.
         assert_eq!(seen((12, 14, 3), &batches[..1]), [(12, 12, 1, false), (13, 13, 1, true), (14, 14, 1, false)]);
+    }
+
+    #[test]
+    fn what_compaction_took_is_not_counted() {
+        let mut gaps = Gaps::default();
+        gaps.add(11, 12);
+        gaps.add(16, 18);
+        // 10, 13, 14, 15 and 19 are left; 14 has a trace of its own.
+        let sparse = [Batch { records: 5, ..batch(10, 19, &[(4, 2)]) }];
+        let of = |from, count, gaps: &Gaps| -> Vec<(i64, i64, u64, bool)> {
+            let extent = Extent { first: from, last: 19, count, counted: true };
+            let of = |(extent, _): (Extent, Option<&TraceContext>)| {
+                (extent.first, extent.last, extent.count, extent.counted)
+            };
+            ranges(extent, &sparse, gaps).into_iter().map(of).collect()
+        };
+        assert_eq!(of(10, 5, &gaps), [(10, 13, 2, true), (14, 14, 1, true), (15, 19, 2, true)]);
+        assert_eq!(of(12, 4, &gaps), [(12, 13, 1, true), (14, 14, 1, true), (15, 19, 2, true)]);
+        assert_eq!(of(16, 1, &gaps), [(16, 19, 1, true)]);
+        // Nobody knows which they are.
+        assert_eq!(of(16, 1, &Gaps::default()), [(16, 19, 1, false)]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The commands about logs: `log …`. `topic/0` is a partition, `#1/0` one of a topic that is known by its id.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Stage, Words};
 use crate::protocol::operation::log::{
-    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, RequestId, Sent, Sequence, Topic, TopicId,
-    Traced,
+    Acks, Batch, Copy, CopyFate, LogOperation, Member, Original, Partition, Patience, RequestId, Sent, Sequence, Topic,
+    TopicId, Traced,
 };
 use crate::protocol::operation::{Operation, TraceContext};
 use crate::stream::{ConnectionId, Flow};
@@ -51,10 +52,17 @@ impl Stage {
             "forget" => LogOperation::OffsetsDeleted { group: member(words).group, partition: named },
             "unread" => LogOperation::Unread,
             "member" => LogOperation::MemberSeen(member(words)),
+            // `poll=300`, `session=45`: seconds that it may be silent.
             "assign" => LogOperation::Assigned {
                 member: member(words),
                 partitions: words.plain[2..].iter().map(|word| partition_of(word)).collect(),
+                patience: Patience {
+                    session: words.number("session").map(Duration::from_secs),
+                    poll: words.number("poll").map(Duration::from_secs),
+                },
             },
+            "wants" => LogOperation::Wanted { partition: at(), wanted: !words.has("not") },
+            "asks" => LogOperation::FetchAsked,
             "leave" => LogOperation::MemberLeft(member(words)),
             "position" => {
                 LogOperation::Position { member: member(words), partition: at(), offset: words.number("offset") }
@@ -97,6 +105,12 @@ fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
         let numbers: Vec<i64> = numbers.split(':').map(|number| number.parse().unwrap()).collect();
         Sequence { producer: numbers[0], epoch: numbers[1] as i16, first: numbers[2] as i32 }
     });
+    // `gaps=3-5,8-8`: offsets of the batch that hold nothing.
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-').unwrap();
+        (first.parse::<i64>().unwrap(), last.parse::<i64>().unwrap())
+    };
+    let gaps = words.get("gaps").map(|list| list.split(',').map(range).collect());
     Batch {
         records: words.number("records").unwrap_or((last - first + 1) as u64),
         first,
@@ -107,6 +121,7 @@ fn batch(words: &Words<'_>, first: i64, last: i64) -> Batch {
         traced: traced(words, first, last),
         timestamp: None,
         transactional: words.has("transactional"),
+        gaps,
     }
 }
 

@@ -10,7 +10,7 @@ use super::insides::Insides;
 use super::likeness::Likeness;
 use super::originals::Application;
 use super::provenance::{Convention, Provenance};
-use super::reader::End;
+use super::reader::{End, Outcome};
 use super::records::{Marker, Record};
 use super::traces::Look;
 use crate::capture::Demand;
@@ -28,6 +28,8 @@ const MOST_ABORTED: usize = 10_000;
 const MOST_COPIES: usize = 65_536;
 /// Batches that are told of at once.
 const MOST_BATCHES: usize = 1024;
+/// Ranges that one batch lacks. Of a batch that lacks more none is told.
+const MOST_GAPS: usize = 512;
 /// A transaction's end is a record of some bytes that nobody compresses.
 const MARKER: Budget = Budget { input: 1 << 10, output: 1 << 10, ratio: 10, memory: 1 << 10 };
 
@@ -79,6 +81,9 @@ pub(super) struct Collector {
     tracing: bool,
     /// Those of its records that are told of singly.
     traced: Option<Rc<[log::Traced]>>,
+    /// Of the batch at hand: what compaction has left out so far, and the offset of the next record if it left out nothing.
+    gaps: Vec<(i64, i64)>,
+    next: i64,
     /// The record of a control batch says that its transaction was aborted.
     marker: Option<Marker>,
 }
@@ -121,6 +126,7 @@ impl Collector {
     pub fn cost(&self) -> usize {
         let copies = self.copies.capacity() * size_of::<Copy>();
         copies
+            + self.gaps.capacity() * 16
             + self.run.capacity() * size_of::<log::Batch>()
             + self.aborted.capacity() * 16
             + self.aborting.capacity() * 8
@@ -134,6 +140,13 @@ impl Collector {
             self.begun += 1;
         }
         self.aborting.contains(&producer)
+    }
+
+    fn found(&mut self, offset: i64) {
+        if offset > self.next && self.gaps.len() <= MOST_GAPS {
+            self.gaps.push((self.next, offset - 1));
+        }
+        self.next = offset.saturating_add(1);
     }
 
     fn ended(&mut self, producer: i64) {
@@ -164,6 +177,19 @@ impl Sink<'_, '_> {
         let Collector { run_aborted: aborted, run_end: end, .. } = *self.collector;
         let flow = self.flow;
         self.out.push(Operation::Log(LogOperation::Fetched { partition, batches, from, aborted, flow, end }));
+    }
+
+    /// Compaction has left less of it than there was. Who commits in its middle has done so many as are before.
+    fn is_sparse(&self, batch: &Batch) -> bool {
+        let span = batch.last_offset().saturating_sub(batch.base_offset).saturating_add(1);
+        matches!(self.purpose, Purpose::Consume { .. }) && batch.count.is_some_and(|count| i64::from(count) < span)
+    }
+
+    /// What it lacks, if all of it was read.
+    fn gaps(&self, batch: &Batch, end: &End) -> Option<Box<[(i64, i64)]>> {
+        let is_read = end.outcome == Outcome::Read && self.is_sparse(batch) && self.collector.gaps.len() <= MOST_GAPS;
+        let rest = (self.collector.next, batch.last_offset());
+        is_read.then(|| self.collector.gaps.iter().copied().chain((rest.0 <= rest.1).then_some(rest)).collect())
     }
 
     /// What is produced into some topics may be copies. Others are not decompressed for it.
@@ -293,6 +319,8 @@ impl Sink<'_, '_> {
 impl Visitor for Sink<'_, '_> {
     fn batch(&mut self, batch: &Batch) -> Wish {
         self.collector.marker = None;
+        self.collector.gaps.clear();
+        self.collector.next = batch.base_offset;
         self.collector.copies.clear();
         self.collector.kept = None;
         self.collector.wanted = false;
@@ -305,7 +333,9 @@ impl Visitor for Sink<'_, '_> {
             Some(_) if self.collector.kind.is_some() => Wish::Records(Budget::default()),
             Some(_) => {
                 self.collector.wanted = self.wants(batch);
-                match (look, self.collector.wanted) {
+                // The records of a sparse batch tell its gaps.
+                let records = if self.is_sparse(batch) { Some(Budget::default()) } else { look };
+                match (records, self.collector.wanted) {
                     (Some(budget), true) => Wish::RecordsAndBytes(budget),
                     (Some(budget), false) => Wish::Records(budget),
                     (None, true) => Wish::Bytes,
@@ -324,11 +354,12 @@ impl Visitor for Sink<'_, '_> {
         wish
     }
 
-    fn record(&mut self, _: &Batch, record: &Record<'_>) {
+    fn record(&mut self, batch: &Batch, record: &Record<'_>) {
         self.collector.marker = record.marker;
         if self.collector.tracing {
             self.out.traces.note(record, self.out.time);
         }
+        self.collector.found(batch.base_offset.saturating_add(record.offset_delta));
         if let Some(kind) = self.collector.kind {
             self.copied(kind, record);
         }
@@ -375,15 +406,16 @@ impl Visitor for Sink<'_, '_> {
             timestamp: Some(batch.base_timestamp).filter(|time| *time >= 0 && !batch.attributes.delete_horizon),
             transactional: batch.attributes.transactional,
             traced: self.traced(),
+            gaps: self.gaps(batch, end),
         };
         self.take(batch, read);
     }
 
     fn lost(&mut self, lost: Lost) {
+        // What is told together has no hole inside.
+        self.flush();
         match (lost.why, self.purpose) {
             (Loss::Hole, _) => {
-                // What is told together has no hole inside.
-                self.flush();
                 self.collector.missed();
                 let from_broker = !matches!(self.purpose, Purpose::Produce { .. });
                 let bytes = Some(lost.bytes);

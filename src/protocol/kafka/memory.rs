@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 
 use super::originals::Application;
 use crate::names::Name;
-use crate::protocol::operation::log::{Partition, Topic, TopicId};
+use crate::protocol::operation::log::{Partition, Patience, Topic, TopicId};
 use crate::protocol::operation::{Operation, SessionFacts};
 use crate::protocol::output::Output;
 use crate::stream::Flow;
@@ -20,6 +20,8 @@ pub(super) struct Memory {
     /// As the client wrote it.
     client_id: Vec<u8>,
     pub fetches: Fetches,
+    /// What the group's member on this connection said when it joined.
+    pub patience: Patience,
     /// Whose client it is.
     pub application: Application,
 }
@@ -27,7 +29,7 @@ pub(super) struct Memory {
 impl Memory {
     pub fn new(client: Flow, late: bool, application: Application) -> Memory {
         let facts = SessionFacts { system: SYSTEM, client_flow: Some(client), late, ..SessionFacts::default() };
-        Memory { facts, client_id: Vec::new(), fetches: Fetches::default(), application }
+        Memory { facts, client_id: Vec::new(), fetches: Fetches::default(), patience: Patience::default(), application }
     }
 
     /// Says who speaks here, again if more is known.
@@ -105,12 +107,17 @@ impl TopicNames {
 #[derive(Default)]
 pub(super) struct Fetches {
     positions: HashMap<Partition, Wanted>,
+    session: u64,
+    /// The request at hand names all that are wanted.
+    names_all: bool,
 }
 
 /// Of a partition: from where on it is wanted, and how far it reaches, as was told last.
 struct Wanted {
     from: i64,
     reaches: Ends,
+    /// The number of the fetch session, or of the request without one.
+    session: u64,
 }
 
 /// High watermark and last stable offset.
@@ -120,29 +127,57 @@ impl Fetches {
     /// Partitions of one connection that are kept.
     const MOST: usize = 65_536;
 
-    /// A new fetch session, or none.
+    /// A new fetch session, or none: only what the request names is wanted.
     pub fn clear(&mut self) {
-        self.positions.clear();
+        self.session += 1;
+        self.names_all = true;
     }
 
-    /// A partition is wanted from an offset on.
-    pub fn wants(&mut self, partition: Partition, offset: Option<i64>) {
-        let Some(offset) = offset else { return self.forget(&partition) };
-        if let Some(wanted) = self.positions.get_mut(&partition) {
-            wanted.from = offset;
-        } else if self.positions.len() < Self::MOST {
-            self.positions.insert(partition, Wanted { from: offset, reaches: (None, None) });
+    /// Some requests were not read: from where on what is wanted is not known any more.
+    pub fn lost(&mut self) {
+        self.session += 1;
+    }
+
+    /// A request has named what it wants: what is not wanted any more.
+    pub fn named(&mut self) -> Vec<Partition> {
+        if !std::mem::take(&mut self.names_all) {
+            return Vec::new();
         }
+        let session = self.session;
+        let left = self.positions.extract_if(|_, wanted| wanted.session != session);
+        let mut left: Vec<Partition> = left.map(|(partition, _)| partition).collect();
+        // In an order that a replay has as well.
+        left.sort_unstable();
+        left
     }
 
-    /// A partition is not wanted any more, or it is not known from where on.
-    pub fn forget(&mut self, partition: &Partition) {
-        self.positions.remove(partition);
+    /// A partition is wanted from an offset on; whether it was not before.
+    pub fn wants(&mut self, partition: &Partition, offset: Option<i64>) -> bool {
+        let Some(from) = offset else {
+            self.forget(partition);
+            return false;
+        };
+        let session = self.session;
+        if let Some(wanted) = self.positions.get_mut(partition) {
+            (wanted.from, wanted.session) = (from, session);
+            return false;
+        }
+        let has_room = self.positions.len() < Self::MOST;
+        if has_room {
+            self.positions.insert(partition.clone(), Wanted { from, reaches: (None, None), session });
+        }
+        has_room
+    }
+
+    /// A partition is not wanted any more, or it is not known from where on; whether it was.
+    pub fn forget(&mut self, partition: &Partition) -> bool {
+        self.positions.remove(partition).is_some()
     }
 
     /// From where on a partition is wanted.
     pub fn position(&self, partition: &Partition) -> Option<i64> {
-        self.positions.get(partition).map(|wanted| wanted.from)
+        let wanted = self.positions.get(partition).filter(|wanted| wanted.session == self.session);
+        wanted.map(|wanted| wanted.from)
     }
 
     /// A partition reaches as far as this; false if that was known.

@@ -1,5 +1,7 @@
 //! Takes what a walk through a request or response tells, and says what happened.
 
+use std::time::Duration;
+
 use super::batches::{Batches, Side};
 use super::codec::Scratch;
 use super::collector::{Collector, Purpose, Sink};
@@ -188,6 +190,12 @@ impl Scribe<'_, '_> {
                 let judgements = std::mem::take(&mut self.reading.judgements);
                 *self.context = Context::Share(Box::new(Share { member, asked: self.out.time, judgements }));
             }
+            api::FETCH if matches!(self.context, Context::Fetch { .. }) => {
+                for partition in self.memory.fetches.named() {
+                    self.wanted(partition, false);
+                }
+                self.log(LogOperation::FetchAsked);
+            }
             api::PRODUCE => {
                 if let Context::Produce { answered, .. } = self.context {
                     *answered = self.reading.row.number(Field::Acks) != Some(0);
@@ -212,13 +220,38 @@ impl Scribe<'_, '_> {
         }
     }
 
+    fn forgotten(&mut self, partition: Partition) {
+        if self.memory.fetches.forget(&partition) {
+            self.wanted(partition, false);
+        }
+    }
+
+    fn wanted(&mut self, partition: Partition, wanted: bool) {
+        if matches!(self.context, Context::Fetch { .. }) {
+            self.log(LogOperation::Wanted { partition, wanted });
+        }
+    }
+
     fn member_speaks(&mut self) {
+        self.note_patience();
         let Some(member) = self.member() else { return };
         *self.context = Context::Member(member.clone());
         // A member that joins for the first time has no id yet.
         if !member.member.is_empty() {
             self.log(LogOperation::MemberSeen(member));
         }
+    }
+
+    /// A member says how long it may be silent. In later heartbeats of the new protocol it is negative: as before.
+    fn note_patience(&mut self) {
+        let row = &self.reading.row;
+        let duration = |field| {
+            let milliseconds = row.number(field).and_then(|number| u64::try_from(number).ok());
+            milliseconds.filter(|number| *number > 0).map(Duration::from_millis)
+        };
+        let patience = &mut self.memory.patience;
+        patience.session = duration(Field::SessionTimeout).or(patience.session);
+        patience.poll = duration(Field::RebalanceTimeout).or(patience.poll);
     }
 
     fn leaves(&mut self) {
@@ -259,7 +292,8 @@ impl Scribe<'_, '_> {
                     member.member = named;
                 }
                 let partitions = std::mem::take(&mut self.reading.partitions);
-                self.log(LogOperation::Assigned { member, partitions });
+                let patience = self.memory.patience;
+                self.log(LogOperation::Assigned { member, partitions, patience });
             }
             _ => {}
         }
@@ -270,10 +304,12 @@ impl Scribe<'_, '_> {
         let row = &self.reading.row;
         let Some(partition) = row.partition() else { return };
         match (self.layout.key(), self.is_request) {
-            (api::FETCH, true) if row.forgotten => self.memory.fetches.forget(&partition),
+            (api::FETCH, true) if row.forgotten => self.forgotten(partition),
             (api::FETCH, true) => {
                 let offset = row.number(Field::FetchOffset);
-                self.memory.fetches.wants(partition, offset);
+                if self.memory.fetches.wants(&partition, offset) {
+                    self.wanted(partition, true);
+                }
             }
             (api::LIST_OFFSETS, true) => {
                 let latest = row.number(Field::Timestamp) == Some(LATEST);

@@ -457,7 +457,7 @@ impl Session {
     /// Something is not understood, from where on fetches want what among it.
     fn unread(&mut self, is_request: bool, out: &mut Output<'_>) {
         if is_request {
-            self.memory.fetches.clear();
+            self.memory.fetches.lost();
         }
         out.push(Operation::Log(LogOperation::Unread));
     }

@@ -1,6 +1,7 @@
 //! What happens in logs: topics that are cut into partitions, where messages have offsets and whole ranges of them move at once.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::TraceContext;
 use crate::names::Name;
@@ -12,7 +13,7 @@ use crate::time::Timestamp;
 pub struct TopicId(pub [u8; 16]);
 
 /// A topic as the wire calls it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
     /// By its name.
     Name(Name),
@@ -21,7 +22,7 @@ pub enum Topic {
 }
 
 /// One partition of a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {
     /// The topic.
     pub topic: Topic,
@@ -63,6 +64,8 @@ pub struct Batch {
     pub transactional: bool,
     /// Those of its messages that are told of singly, in the order of offsets.
     pub traced: Option<Rc<[Traced]>>,
+    /// First and last offset of each range between the two that holds no message; `None`: there is none, or it is not known.
+    pub gaps: Option<Box<[(i64, i64)]>>,
 }
 
 /// A message of a batch whose own trace is sampled.
@@ -223,6 +226,15 @@ pub struct Member {
     pub member: Name,
 }
 
+/// How long a member of a group may be silent, as it said when it joined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// Without a word to its coordinator, until it is expired.
+    pub session: Option<Duration>,
+    /// Between two polls for messages.
+    pub poll: Option<Duration>,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LogOperation {
@@ -305,6 +317,17 @@ pub enum LogOperation {
         member: Member,
         /// Its partitions.
         partitions: Vec<Partition>,
+        /// How long it may be silent.
+        patience: Patience,
+    },
+    /// A consumer asks for what it wants, once more.
+    FetchAsked,
+    /// A consumer wants messages of a partition from now on, or does not any more.
+    Wanted {
+        /// The partition.
+        partition: Partition,
+        /// It does.
+        wanted: bool,
     },
     /// A member is none any more: it said so, or the coordinator does not know it.
     MemberLeft(Member),
