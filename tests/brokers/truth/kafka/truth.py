@@ -86,6 +86,7 @@ class Truth:
         self.surveys = collections.defaultdict(list)     # (topic, generation, partition) → log entries, in time's order
         self.handles, self.sends, self.restarts = {}, {}, 0
         self._ends = {}                                  # (handle, transaction) → committed?
+        self._killed = set()                             # pids
         self._partitions, self._shrinking = None, {}
         for entry in self.entries:
             handler = getattr(self, "_on_" + entry["op"], None)
@@ -152,10 +153,8 @@ class Truth:
         send.partition = entry["partition"] if entry["partition"] is not None else send.partition
 
     def _on_killed(self, entry):
-        # What was on its way may be stored, and answered, or not.
-        for send in self.sends.values():
-            if send.answered is None and self.handles[send.handle]["pid"] == entry["pid"]:
-                send.error = {"code": None, "name": "killed"}
+        # What it had said before, somebody may read only now.
+        self._killed.add(entry["pid"])
 
     def _on_ended(self, entry):
         self._ends[entry["handle"], entry["x"]] = entry["commit"]
@@ -168,6 +167,10 @@ class Truth:
 
     def _place(self):
         """Every send gets its offset: as it was acknowledged, or, without an acknowledgement, where the log has its label."""
+        # What was on its way when its producer was killed may be stored, and answered, or not.
+        for send in self.sends.values():
+            if send.answered is None and self.handles[send.handle]["pid"] in self._killed:
+                send.error = {"code": None, "name": "killed"}
         for send in self.sends.values():
             if send.offset is not None:
                 place = send.topic, send.generation, send.partition, send.offset
