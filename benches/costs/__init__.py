@@ -16,6 +16,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests/brokers"))
 
 from truth.agent import Agent, Recorder, binary  # noqa: E402
+from truth.check import losses  # noqa: E402
 from truth.disturbed import loaded, owned  # noqa: E402
 from truth.places import REPOSITORY, WORK, free_port, spawn, stop  # noqa: E402
 
@@ -80,15 +81,21 @@ class Bench:
                         str(self.broker.port), "--summary", str(summary)], check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - began, json.loads(summary.read_text())
 
-    def with_and_without(self, load):
-        """What a load measures without the agent, and with it; the order changes from pair to pair."""
-        pairs = []
-        for pair in range(self.pairs):
-            measured = {}
-            for watched in ((True, False) if pair % 2 else (False, True)):
-                measured[watched] = self.run(watched, load)
-            pairs.append((measured[False], measured[True]))
-        return pairs
+    def programs(self, load):
+        """The agent's programs under a load: their time and runs, and the summary of what they saw."""
+        with self.agent() as agent, BpfTime(agent) as bpf:
+            load()
+        return bpf, agent.summary
+
+    def usage(self, load, count):
+        """What the agent uses for a load, which gives its own rate; `count` says how many messages a summary tells of."""
+        with self.agent() as agent:
+            busy = cpu(agent.process.pid)
+            rate = load()
+            time.sleep(0.5)
+            busy = cpu(agent.process.pid) - busy
+            rss = resident(agent.process.pid)
+        return {"rate": rate, "cpu": busy / count(agent.summary) * 1e6, "rss": rss, "lost": sum(losses(agent.summary).values())}
 
     def run(self, watched, load):
         """A load, perhaps with the agent."""
@@ -97,45 +104,57 @@ class Bench:
         with self.agent():
             return load()
 
-    def alternating(self, load):
-        """The rates of one load that goes on, without the agent and with it in turns.
+    def in_turns(self, load):
+        """What one load that goes on tells of itself, without the agent and with it in turns.
 
         Two runs of the same load differ by more than what is to be measured: by what Java compiles when, by how a saturated
         broker and its clients fall into step. The same processes a few seconds later differ by less. An agent that comes late
         follows what is open, so nothing has to be started anew.
         """
         pairs = []
-        with load as rates:
+        with load as told:
             time.sleep(WARM_UP)
             for pair in range(self.pairs):
                 measured = {}
                 for watched in ((True, False) if pair % 2 else (False, True)):
-                    measured[watched] = self.run(watched, lambda: rates.mean(SETTLE, self.window))
+                    measured[watched] = self.run(watched, lambda: told.mean(SETTLE, self.window))
                 pairs.append((measured[False], measured[True]))
-        return pairs
+        return Pairs(pairs)
 
 
-class Rates:
+class Pairs:
+    """A figure without the agent and with it, several times."""
+
+    def __init__(self, pairs):
+        self._ratios = [watched / plain for plain, watched in pairs]
+        self.plain = statistics.median(plain for plain, _ in pairs)
+
+    def row(self, limit):
+        """With ÷ without: the median, what it should be, and how sure it is."""
+        return f"**{statistics.median(self._ratios):.3f}** ({limit}) | {spread(self._ratios)} |"
+
+
+class Told:
     """What a load generator says about each second, as it says it."""
 
-    def __init__(self, lines, rate):
+    def __init__(self, lines, figure):
         self._told = []
-        self._reader = threading.Thread(target=self._read, args=(lines, rate), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(lines, figure), daemon=True)
         self._reader.start()
 
-    def _read(self, lines, rate):
+    def _read(self, lines, figure):
         for line in lines:
-            found = rate(line)
+            found = figure(line)
             if found is not None:
                 self._told.append((time.monotonic(), found))
 
     def mean(self, settle, window):
-        """Of the seconds that are told of in a window, which begins when things have settled."""
+        """The mean of the seconds that are told of in a window, which begins when things have settled."""
         time.sleep(settle)
         began = time.monotonic()
         time.sleep(window)
         # What is told first began before the window.
-        told = [rate for at, rate in list(self._told) if at > began][1:]
+        told = [figure for at, figure in list(self._told) if at > began][1:]
         if not told:
             raise RuntimeError("the load generator says nothing any more")
         return statistics.mean(told)

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 
-from . import SPREAD, SPREAD_RULE, BpfTime, Rates, cpu, middle, resident, spread
+from . import SPREAD, SPREAD_RULE, Told, middle, resident
 from . import Bench as Shared
 from truth.check import losses
 from truth.kafka.broker import KafkaBroker
@@ -99,27 +99,16 @@ class Bench(Shared):
 
     def _cost(self, words):
         """BPF time in a run of its own."""
-        with self.agent() as agent, BpfTime(agent) as bpf:
-            self._pair(words)
-        figures = {"bpf": bpf.nanoseconds / 1000 / (agent.summary["capture"]["bytes"] / 1e6)}
-        with self.agent() as agent:
-            busy = cpu(agent.process.pid)
-            figures["rate"] = self._pair(words).given
-            time.sleep(0.5)
-            busy = cpu(agent.process.pid) - busy
-            figures["rss"] = resident(agent.process.pid)
-        figures["cpu"] = busy / records(agent.summary, "Created") * 1e6
-        figures["lost"] = sum(losses(agent.summary).values())
-        return figures
+        bpf, seen = self.programs(lambda: self._pair(words))
+        figures = self.usage(lambda: self._pair(words).given, lambda summary: records(summary, "Created"))
+        return {"bpf": bpf.nanoseconds / 1000 / (seen["capture"]["bytes"] / 1e6), **figures}
 
     def throughput(self):
         """A saturated producer and consumer, with ÷ without, interleaved."""
         rows = []
         for mode, words in MODES.items():
-            pairs = self.alternating(self._going_on(words))
-            ratios = [watched / plain for plain, watched in pairs]
-            rate = statistics.median(plain for plain, _ in pairs)
-            rows.append(f"| {mode} | {rate:.0f}/s | **{statistics.median(ratios):.3f}** (≥ {FLOORS[mode]}) | {spread(ratios)} |")
+            rates = self.in_turns(self._going_on(words))
+            rows.append(f"| {mode} | {rates.plain:.0f}/s | {rates.row(f'≥ {FLOORS[mode]}')}")
         return [f"| mode | without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}", *rows]
 
     def flight(self):
@@ -154,7 +143,7 @@ class Bench(Shared):
     @contextlib.contextmanager
     def _going_on(self, words):
         with load(self.broker, words) as (_, consumer):
-            yield Rates(consumer.stdout, given)
+            yield Told(consumer.stdout, given)
 
 
 def records(summary, state):

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import time
 
-from . import SPREAD, SPREAD_RULE, BpfTime, Rates, cpu, middle, resident, spread
+from . import SPREAD, SPREAD_RULE, BpfTime, Told, cpu, middle, resident
 from . import Bench as Shared
 from truth.broker import Broker
 from truth.check import losses
@@ -21,6 +21,8 @@ MODES = {
 }
 # The ceilings of the figures, per mode: BPF run time in microseconds per message.
 CEILINGS = {"auto-ack": 0.5, "confirms and acks by ten": 1.0, "one message at a time": 4.0}
+# What PerfTest says of each second: messages, and the microseconds that 99 % of them stay below from publish to consume.
+RECEIVED, LATENESS = r"received: (\d+) msg/s", r"consumer latency: (?:\d+/)+(\d+) µs"
 TITLE = "PerfTest 1 → 1 with 100-byte bodies"
 PARTS = ("cost", "throughput", "latency", "unwatched", "idle", "flight", "replay")
 WHEN_ASKED = ("soak",)
@@ -31,27 +33,12 @@ def broker(version, directory):
     return Broker(version or "3.10", directory / "broker", counters=False)
 
 
-class PerfTest:
-    """One run of PerfTest: messages a second, and the latency that 99 % of them stay below, in microseconds.
-
-    The first third is left out: until Java has compiled what it runs most, it falls behind, and what it then has to make up
-    for would be most of the slowest one percent. The latency is the median of what each second says, so that one pause of
-    the whole machine does not decide; what the agent does comes several times in every second.
-    """
-
-    def __init__(self, broker, seconds, *words):
-        text = perftest(broker, "-z", str(seconds), *words, patience=seconds + 60)
-        told = [line for line in text.splitlines() if re.search(r"time \d+\.\d+ s, ", line)]
-        told = told[len(told) // 3:]
-        received = self._each(told, r"received: (\d+) msg/s")
-        slowest = self._each(told, r"consumer latency: (?:\d+/)+(\d+) µs")
-        if not received or not slowest:
-            raise RuntimeError(f"PerfTest did not say what it received, and how late:\n{text[-2000:]}")
-        self.received, self.p99 = statistics.mean(received), statistics.median(slowest)
-
-    @staticmethod
-    def _each(lines, pattern):
-        return [int(number) for line in lines for number in re.findall(pattern, line)]
+def rate(text):
+    """Messages a second in a run of PerfTest, without its first third: Java compiles what it runs most then."""
+    told = re.findall(RECEIVED, text)
+    if not told:
+        raise RuntimeError(f"PerfTest did not say what it received:\n{text[-2000:]}")
+    return statistics.mean(map(int, told[len(told) // 3:]))
 
 
 class Bench(Shared):
@@ -69,39 +56,25 @@ class Bench(Shared):
 
     def _cost(self, words):
         """BPF time in a run of its own."""
-        with self.agent() as agent, BpfTime(agent) as bpf:
-            self._perftest(words)
-        counted = messages(agent.summary)
-        figures = {"bpf": bpf.nanoseconds / counted / 1000, "runs": bpf.runs / counted}
-        with self.agent() as agent:
-            busy = cpu(agent.process.pid)
-            figures["rate"] = self._perftest(words).received
-            time.sleep(0.5)
-            busy = cpu(agent.process.pid) - busy
-            figures["rss"] = resident(agent.process.pid)
-        figures["cpu"] = busy / messages(agent.summary) * 1e6
-        figures["lost"] = sum(losses(agent.summary).values())
-        return figures
+        bpf, seen = self.programs(lambda: self._perftest(words))
+        figures = self.usage(lambda: self._perftest(words), messages)
+        return {"bpf": bpf.nanoseconds / messages(seen) / 1000, "runs": bpf.runs / messages(seen), **figures}
 
     def throughput(self):
         """Saturated PerfTest, with ÷ without, interleaved."""
         rows = []
         for mode, words in MODES.items():
-            pairs = self.alternating(self._going_on(words))
-            ratios = [watched / plain for plain, watched in pairs]
-            rate = statistics.median(plain for plain, _ in pairs)
-            rows.append(f"| {mode} | {rate:.0f}/s | **{statistics.median(ratios):.3f}** (≥ 0.95) | {spread(ratios)} |")
+            rates = self.in_turns(self._going_on(words, RECEIVED))
+            rows.append(f"| {mode} | {rates.plain:.0f}/s | {rates.row('≥ 0.95')}")
         return [f"| mode | without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}", *rows]
 
     def latency(self):
         """p99 from publish to consume at half of the ceiling, with ÷ without, interleaved."""
         words = MODES["confirms and acks by ten"]
-        half = int(self._perftest(words).received) // 2
-        pairs = self.with_and_without(lambda: self._perftest(["-r", str(half), *words]).p99)
-        ratios = [watched / plain for plain, watched in pairs]
+        half = int(self._perftest(words)) // 2
+        late = self.in_turns(self._going_on(["-r", str(half), *words], LATENESS))
         return [f"| rate | p99 without | with ÷ without, median | {SPREAD} |", f"| --- | --- | --- {SPREAD_RULE}",
-                f"| {half}/s | {statistics.median(plain for plain, _ in pairs) / 1000:.2f} ms | "
-                f"**{statistics.median(ratios):.3f}** (≤ 1.05) | {spread(ratios)} |"]
+                f"| {half}/s | {late.plain / 1000:.2f} ms | {late.row('≤ 1.05')}"]
 
     def unwatched(self):
         """The agent watches another port."""
@@ -135,7 +108,7 @@ class Bench(Shared):
         resident_then = []
         with self.agent() as agent:
             for _ in range(minutes):
-                PerfTest(self.broker, 60, "-u", queue(), "-r", "4000", *MODES["confirms and acks by ten"])
+                perftest(self.broker, "-z", "60", "-u", queue(), "-r", "4000", *MODES["confirms and acks by ten"], patience=120)
                 resident_then.append(resident(agent.process.pid))
         count, lost = messages(agent.summary), sum(losses(agent.summary).values())
         tenth = max(1, minutes // 10)
@@ -156,21 +129,15 @@ class Bench(Shared):
                 f"| messages a second, one core | {statistics.median(speeds):.0f} (≥ 500,000) |"]
 
     @contextlib.contextmanager
-    def _going_on(self, words):
+    def _going_on(self, words, figure):
         running = spawn(command(self.broker, "-u", queue(), *words), stdout=subprocess.PIPE, text=True)
         try:
-            yield Rates(running.stdout, received)
+            yield Told(running.stdout, lambda line: next(map(int, re.findall(figure, line)), None))
         finally:
             stop(running)
 
     def _perftest(self, words):
-        return PerfTest(self.broker, self.seconds, "-u", queue(), *words)
-
-
-def received(line):
-    """Messages a second, if PerfTest says so in this line."""
-    found = re.search(r"received: (\d+) msg/s", line)
-    return int(found.group(1)) if found else None
+        return rate(perftest(self.broker, "-z", str(self.seconds), "-u", queue(), *words, patience=self.seconds + 60))
 
 
 def queue():

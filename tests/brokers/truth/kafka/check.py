@@ -39,6 +39,7 @@ class Result:
     lines: int = 0
     states: int = 0
     differences: list = dataclasses.field(default_factory=list)
+    told: list = dataclasses.field(default_factory=list)    # what the clients say of the first record that differs
 
     def row(self):
         """A line of the table."""
@@ -95,6 +96,8 @@ class Scenario:
             self._read(flat)
         for key in dict.fromkeys([*self.expected.chains, *self.seen]):
             self._chain(key)
+            if self.result.differences and not self.result.told:
+                self.result.told = self._told(key)
         self._totals()
         for joint in self.expected.joints:
             self._joint(joint)
@@ -259,6 +262,12 @@ class Scenario:
         if chain.final and lines and state not in chain.final:
             self.differ(f"{name(key)}: ends as {state}, not {' or '.join(sorted(chain.final))}; {story(lines)}")
 
+    def _told(self, key):
+        group, topic, generation, partition, offset = key
+        known = self.truth.groups.get(group)
+        events = known.events.get((topic, generation, partition), []) if known else []
+        return [f"{at} {what} {fields}" for at, what, fields in events if fields.get("offset") in (None, offset)]
+
     def _totals(self):
         """What is said without offsets, by topic and error."""
         for (topic, generation), bounds in self.expected.created.items():
@@ -340,6 +349,8 @@ def report(results, strangers, limit=3, out=print):
     for result in results:
         for difference in result.differences[:limit]:
             out(f"\n{result.prefix}: {difference}")
+        for entry in result.told:
+            out(f"    a client: {entry}")
         if len(result.differences) > limit:
             out(f"{result.prefix}: … and {len(result.differences) - limit} more")
     for line in strangers[:limit]:

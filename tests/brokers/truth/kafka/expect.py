@@ -351,7 +351,8 @@ class _Sharing(_Rules):
         if error:
             if error["code"]:
                 self.expected.events.append(("settle_failed", self.group.name, error["code"]))
-        elif verdict in ("accept", "reject"):
+        elif verdict in ("accept", "reject") and offset not in self.ended:
+            # A record ends once: to another verdict on it the broker says nothing else, and does nothing.
             self.ended[offset] = verdict
             chain = self.chain(offset)
             if verdict == "accept":

@@ -92,6 +92,19 @@ def share_late(s):
 
 
 @scenario(brokers=NEW)
+def share_fetched_again(s):
+    """Accepted after the lock has run out, when a fetch that waits has been given all of it anew: that is what is accepted."""
+    topic = filled(s, "java", 4)
+    consumer = s.share("workers", lock_ms=1000, extra={"fetch.max.wait.ms": 5000}).subscribe(topic)
+    records = consumer.poll(records=4)
+    time.sleep(1.6)
+    for _ in range(2):
+        consumer.verdicts(records, "accept")
+        consumer.commit()
+        records = consumer.poll(records=1, timeout=2000, enough=False)
+
+
+@scenario(brokers=NEW)
 def share_renew(s):
     """A lock is renewed until the record is accepted after longer than it lasts."""
     topic = filled(s, "java", 3)

@@ -272,7 +272,8 @@ class Sharing(Case):
 
     def test_verdicts_record_by_record(self):
         story = Story().producer().consumer(kind="share").sent(10, 0).sent(10, 1)
-        for at, offset, count, verdict in ((100, 0, 1, "accept"), (110, 1, 1, "release"), (200, 1, 2, "reject")):
+        for at, offset, count, verdict in ((100, 0, 1, "accept"), (105, 0, 1, "accept"), (110, 1, 1, "release"),
+                                           (200, 1, 2, "reject")):
             story.handed(at, offset, count=count)
             story.add(at + 1, "verdict", "c", topic=TOPIC, partition=0, offset=offset, verdict=verdict)
             story.add(at + 2, "settled", "c", topic=TOPIC, partition=0, offsets=[offset], error=None)
