@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
@@ -136,8 +137,13 @@ struct ReaderState {
 
 const TOO_MANY_PORTS: &str = "no more than 64 ports can be watched";
 
-/// Records taken per poll, so that the caller's other duties are never far away.
-const BATCH: usize = 4096;
+/// Records taken per poll: about a tenth of a millisecond's work, so that the caller's other duties are never far away.
+const BATCH: usize = 256;
+/// Between polls while records wait, so that whoever wants the processor need not wait for a whole nap's records: a scheduler
+/// lets a thread that slept run for milliseconds, which brokers' and clients' slowest messages would show.
+const REST: Duration = Duration::from_micros(50);
+/// No rest when this part of the ring is filled.
+const RESTLESS_PART: u64 = 16;
 /// How long the reader naps while records keep coming: a wake-up per record would cost more than the records.
 const NAP: Duration = Duration::from_millis(100);
 /// After this many naps for nothing it sleeps until it is woken.
@@ -185,6 +191,9 @@ impl Capture {
     /// first, so that a loss is known before anything is concluded from what the records do not say.
     pub fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(Record<'_>)) -> io::Result<Polled> {
         self.clock.refresh();
+        if self.reader.behind {
+            self.rest();
+        }
         let interrupted = !self.reader.behind && !self.wait(timeout)?;
         if self.next_counters <= Instant::now() {
             self.next_counters = Instant::now() + COUNTERS_EVERY;
@@ -213,6 +222,13 @@ impl Capture {
         self.reader.behind = !drained.empty;
         self.reader.idle = if drained.records == 0 { self.reader.idle.saturating_add(1) } else { 0 };
         Ok(Polled { records: drained.records, more: !drained.empty })
+    }
+
+    /// Lets others run, if the ring has room for what they cause.
+    fn rest(&self) {
+        if self.ring.waiting() < u64::from(self.maps.ring.max_entries()) / RESTLESS_PART {
+            thread::sleep(REST);
+        }
     }
 
     /// The programs' counters, cumulative. Their time is now, or that of the last record handed over while others wait. Reading
