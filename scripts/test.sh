@@ -85,7 +85,8 @@ everything() {
         truth perftest truth.perftest
         truth disturbed truth.disturbed
         truth kafka truth.kafka.run --broker 4 --only "$kafka"
-        truth kafka-disturbed truth.kafka.disturbed --broker 4 --only late --only stalled --seconds 4
+        truth kafka-disturbed truth.kafka.disturbed --broker 4 --only late --only stalled --only hostile --seconds 4
+        truth kafka-cluster truth.kafka.cluster --seconds 6
         for broker in rabbitmq kafka; do
             step "demo-$broker" "$work/venv/bin/python" demo/demo.py "$broker" --seconds 8
         done

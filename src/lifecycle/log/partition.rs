@@ -51,6 +51,8 @@ pub(super) struct Stored {
 pub(super) struct Partition {
     produced: VecDeque<Produced>,
     stored: VecDeque<Stored>,
+    /// Requests that send once more what is stored: their answers say nothing new.
+    repeats: VecDeque<(ConnectionId, RequestId)>,
     /// The latest messages that are copies: their offsets and their originals.
     copies: VecDeque<(i64, Rc<Root>)>,
     pub chains: HashMap<Consumer, Chain>,
@@ -76,10 +78,14 @@ impl Partition {
 
     /// The batch that this one repeats, if it does: an idempotent producer says so itself; of another one, the same bytes from the
     /// same application after a failure are the same messages.
-    pub fn repeated(&mut self, batch: &Batch, party: &Party) -> Repeated<'_> {
+    pub fn repeated(&mut self, batch: &Batch, party: &Party, request: RequestId) -> Repeated<'_> {
         if batch.sequence.is_some()
             && self.stored.iter().rev().take(Self::REPEATED).any(|stored| stored.sequence == batch.sequence)
         {
+            if self.repeats.len() == Self::REPEATED {
+                self.repeats.pop_front();
+            }
+            self.repeats.push_back((party.connection, request));
             return Repeated::Stored;
         }
         let same = |produced: &&mut Produced| match batch.sequence {
@@ -99,6 +105,12 @@ impl Partition {
     /// The batch of a request. A request holds at most one for each partition.
     pub fn of_request(&mut self, request: (ConnectionId, RequestId)) -> Option<&mut Produced> {
         self.produced.iter_mut().find(|produced| produced.awaits && produced.request == request)
+    }
+
+    /// Whether this request sent once more what was stored. It is answered only once.
+    pub fn take_repeat(&mut self, request: (ConnectionId, RequestId)) -> bool {
+        let at = self.repeats.iter().position(|repeat| *repeat == request);
+        at.and_then(|at| self.repeats.remove(at)).is_some()
     }
 
     /// The batch that was stored under these offsets, as its content tells.
@@ -194,4 +206,39 @@ pub(super) enum Repeated<'a> {
     Waiting(&'a mut Produced),
     /// It was stored before.
     Stored,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_and_sent_again_is_answered_once_more() {
+        let (party, elsewhere) = (Party::unknown(ConnectionId(1)), Party::unknown(ConnectionId(2)));
+        let sequence = Some(Sequence { producer: 7, epoch: 0, first: 0 });
+        let batch = Batch {
+            records: 3,
+            first: 0,
+            last: 2,
+            bytes: 100,
+            checksum: None,
+            sequence,
+            timestamp: None,
+            transactional: false,
+            traced: None,
+            gaps: None,
+        };
+        let mut partition = Partition::default();
+        let (created, confirmed) = (Timestamp(1), None);
+        partition.store(Stored { first: 10, last: 12, sequence, created, confirmed, party: party.clone() });
+        assert!(matches!(partition.repeated(&batch, &elsewhere, RequestId(5)), Repeated::Stored));
+        // Another request of the same number, on the connection that was lost.
+        assert!(!partition.take_repeat((party.connection, RequestId(5))));
+        assert!(partition.take_repeat((elsewhere.connection, RequestId(5))));
+        assert!(!partition.take_repeat((elsewhere.connection, RequestId(5))));
+        for request in 0..1000 {
+            partition.repeated(&batch, &elsewhere, RequestId(request));
+        }
+        assert_eq!(partition.repeats.len(), Partition::REPEATED);
+    }
 }

@@ -33,8 +33,9 @@ impl Logs {
     ) {
         let Sending { batch, acks, copies } = *sending;
         let Some((place, known)) = self.partition(partition) else { return };
+        let repeated = known.repeated(batch, party, request);
         let request = (party.connection, request);
-        match known.repeated(batch, party) {
+        match repeated {
             Repeated::Stored => return,
             Repeated::Waiting(produced) => {
                 produced.request = request;
@@ -103,12 +104,12 @@ impl Logs {
                     produced.awaits = false;
                     refuse(topics, place, produced, Reason::Refused, Evidence::Observed, time, Some(error), observer);
                 }
-                None => statistics.unmatched_answers += 1,
+                None => statistics.unmatched_answers += u64::from(!known.take_repeat(request)),
             }
             return;
         }
         let Some(mut produced) = known.take_of_request(request) else {
-            statistics.unmatched_answers += 1;
+            statistics.unmatched_answers += u64::from(!known.take_repeat(request));
             return;
         };
         let offset = offset.filter(|offset| *offset >= 0);

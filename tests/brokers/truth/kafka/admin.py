@@ -4,7 +4,7 @@ import collections
 import struct
 import time
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, ElectionType, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec,
                                    ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion)
 
@@ -42,9 +42,10 @@ class Admin:
 
     # Topics
 
-    def create(self, topic, partitions=1, configs=None):
-        """Makes a topic and waits until its partitions have a leader."""
-        new = NewTopic(topic, partitions, 1, config={name: str(value) for name, value in (configs or {}).items()})
+    def create(self, topic, partitions=1, configs=None, replicas=None):
+        """Makes a topic and waits until its partitions have a leader. `replicas`: nodes that are to have all of it, the leader first."""
+        where = {"replica_assignment": [replicas] * partitions} if replicas else {"replication_factor": 1}
+        new = NewTopic(topic, partitions, config={name: str(value) for name, value in (configs or {}).items()}, **where)
         self._until(lambda: self._created(new), f"{topic} cannot be made")
         self.led(topic, partitions)
 
@@ -88,6 +89,20 @@ class Admin:
             entry = ConfigEntry(name.replace("_", "."), str(value), incremental_operation=AlterConfigOpType.SET)
             resource.add_incremental_config(entry)
         _each(self._client.incremental_alter_configs([resource]))
+
+    def leaders(self, topic):
+        """The nodes that lead its partitions."""
+        return {part.leader for part in self._client.list_topics(topic, timeout=PATIENCE).topics[topic].partitions.values()}
+
+    def lead(self, topic, partitions, node):
+        """Waits until that node is in step with all of them and leads them, which it is preferred for."""
+        parts = [TopicPartition(topic, partition) for partition in range(partitions)]
+
+        def leads():
+            self._client.elect_leaders(ElectionType.PREFERRED, parts).result(PATIENCE)
+            return self.leaders(topic) == {node}
+
+        self._until(leads, f"node {node} does not lead {topic}")
 
     def _leads(self, topic, partitions):
         """Whether the broker says that it leads them, and behaves so: it takes them over a moment later."""

@@ -17,6 +17,7 @@ from .admin import Admin
 
 VERSIONS = ("4", "2.8")
 CLUSTER_ID = "YWNrdHJhaWwtdHJ1dGgtMQ"
+SECOND_NODE = 2
 USER, PASSWORD = "alice", "alice-secret"
 # What of a login must be nowhere: the password of PLAIN, what a client of SCRAM says first and last (RFC 5802).
 SECRETS = (PASSWORD.encode(), b"n,,n=" + USER.encode(), b"c=biws,r=")
@@ -66,11 +67,16 @@ class KafkaBroker:
     """Use as a context manager. Clients that the agent is to follow come to `port`, or with SASL/PLAIN to `sasl_port`; whoever
     only wants to know the truth comes to `admin_port`, which leads to the same broker and is watched by nobody."""
 
-    def __init__(self, version="4", directory=None, heap="512m", settings=None, quick_start=True):
-        self.version = version
+    def __init__(self, version="4", directory=None, heap="512m", settings=None, quick_start=True, beside=None):
+        """`beside`: the first node of the cluster that this one belongs to; that one knows the metadata."""
+        self.version, self.beside = version, beside
+        # Where topics are put, the preferred leader first; `None`: where the broker wants.
+        self.replicas = None
         self.directory = pathlib.Path(directory or WORK / f"kafka-broker-{version}-{os.getpid()}").resolve()
         self.library = WORK / f"kafka-{version}"
         self.port, self.sasl_port, self.admin_port, self.keeper_port = (free_port() for _ in range(4))
+        if beside:
+            self.keeper_port = beside.keeper_port
         self.heap, self.settings = heap, settings or {}
         # One that lives for a minute never earns back what the second compiler costs.
         self._compilers = ["-XX:TieredStopAtLevel=1"] if quick_start else []
@@ -146,6 +152,8 @@ class KafkaBroker:
         (self.directory / "tmp").mkdir(parents=True)
         if self.version == "4":
             shutil.copytree(self._formatted(), self.directory / "data")
+            if self.beside:
+                self._write("data/meta.properties", {"version": 1, "cluster.id": CLUSTER_ID, "node.id": SECOND_NODE})
         else:
             (self.directory / "keeper").mkdir()
             self._write("zookeeper.properties", {
@@ -163,6 +171,9 @@ class KafkaBroker:
             protocols = {**protocols, "CONTROLLER": "PLAINTEXT"}
         else:
             own = {**ZOOKEEPER, "zookeeper.connect": f"127.0.0.1:{self.keeper_port}"}
+            listeners = advertised
+        if self.beside:
+            own |= {"process.roles": "broker", "node.id": SECOND_NODE} if self.version == "4" else {"broker.id": SECOND_NODE}
             listeners = advertised
         login = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         return {**COMMON, **own, "listeners": listeners, "advertised.listeners": advertised, "log.dirs": self.directory / "data",
@@ -194,7 +205,7 @@ class KafkaBroker:
     def _run(self):
         deadline = time.monotonic() + 60
         with open(self.directory / "out", "ab") as out:
-            if self.version != "4" and self.keeper is None:
+            if self.version != "4" and self.keeper is None and not self.beside:
                 self.keeper = spawn(self._java("128m", "org.apache.zookeeper.server.ZooKeeperServerMain",
                                                str(self.directory / "zookeeper.properties")), stdout=out, stderr=out)
                 _await(self.keeper_port, self.keeper, deadline)

@@ -53,11 +53,11 @@ class Disturbed(PartlySeen):
         return begin <= record.send.sent and last < end
 
 
-def loaded(broker, directory, name, seconds, size=200):
+def loaded(broker, directory, name, seconds, size=200, **options):
     """A load that runs, and the stage that it runs on."""
     pool = Pool(directory)
     stage = Stage(broker, pool, directory, name)
-    load = Load(stage, seconds, size).start()
+    load = Load(stage, seconds, size, **options).start()
     return load, stage, pool
 
 

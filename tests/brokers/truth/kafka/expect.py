@@ -200,6 +200,7 @@ class _Consuming(_Rules):
         self.acknowledged, self.times = set(), collections.Counter()
         self.committed, self.passes, self.open = None, [], {}
         self.restless = bool(self.truth.restarts)
+        self.moved = set()                  # what was handed out while leaders moved
 
     def on_begin(self, at, handle):
         """A handle reads from where the group is."""
@@ -230,6 +231,8 @@ class _Consuming(_Rules):
         self.deliver(at, offset)
         self.times[offset] += 1
         self.holder[offset] = handle
+        if self.truth.moves_at(at):
+            self.moved.add(offset)
         if handle in self.open and self.open[handle]["start"] is None:
             self.open[handle]["start"] = self._start(offset, at)
 
@@ -298,7 +301,8 @@ class _Consuming(_Rules):
                     chain.script.append((self._last(), "Dropped", "aborted", None))
                 chain.bounds.may("Dropped", ANY)
                 continue
-            again = ANY if self.restless else max(0, passes - self.times[offset])
+            # What an old leader sent last, some clients throw away and ask the new one for.
+            again = ANY if self.restless or offset in self.moved else max(0, passes - self.times[offset])
             chain.bounds.may("Dispatched", again)
             chain.bounds.may("Processing", again)
             chain.bounds.may("Failed", again)

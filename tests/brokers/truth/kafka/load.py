@@ -13,10 +13,10 @@ METADATA_MS = 1000
 
 
 class Load:
-    """Runs on a stage until `seconds` have passed. `size`: of a record's value."""
+    """Runs on a stage until `seconds` have passed. `size`: of a record's value; `producers`: their libraries."""
 
-    def __init__(self, stage, seconds, size):
-        self.stage, self.seconds, self.size = stage, seconds, size
+    def __init__(self, stage, seconds, size, producers=KINDS):
+        self.stage, self.seconds, self.size, self.producers = stage, seconds, size, producers
         self.wide, self.narrow = stage.topic("wide", partitions=3), stage.topic("narrow")
         self._threads, self._failed, self._over = [], [], threading.Event()
 
@@ -34,7 +34,7 @@ class Load:
         self._until_assigned(consumers)
         for consumer in consumers:
             self._begin(self._consume, consumer)
-        for number, kind in enumerate(KINDS):
+        for number, kind in enumerate(self.producers):
             self._begin(self._produce, kind, number)
         return self
 
@@ -86,4 +86,4 @@ class Load:
             quiet = 0 if records or self._producing() else quiet + 1
 
     def _producing(self):
-        return any(thread.is_alive() for thread in self._threads[-len(KINDS):])
+        return any(thread.is_alive() for thread in self._threads[-len(self.producers):])

@@ -30,6 +30,7 @@ Written by the scenario itself, from what the broker's admin interface says over
     truncated   topic, generation, partition, before: records before it are deleted
     reset       group, offsets (places), began: set by the admin tool
     restarted   how (stopped, killed)
+    moving      partitions and groups go from node to node, until: moved
     log         topic, generation, partition, start, end, records: [offset, label, key, size] of all that a read_uncommitted
                 consumer is given, committed: the offsets that a read_committed one is given
     commit      group, topic, partition, offset, at_ms: one record of the offsets topic, in its order; null offset: forgotten

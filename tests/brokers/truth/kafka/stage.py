@@ -1,5 +1,6 @@
 """What a scenario runs on: its names, its clients, what the broker says in the end, and the registry of all scenarios."""
 
+import contextlib
 import itertools
 import time
 
@@ -42,7 +43,7 @@ class Stage:
         return self._make(f"{self.prefix}.{part}", partitions, {name.replace("_", "."): value for name, value in configs.items()})
 
     def _make(self, topic, partitions, configs):
-        self.broker.admin.create(topic, partitions, configs)
+        self.broker.admin.create(topic, partitions, configs, self.broker.replicas)
         self._generations[topic] = self._generations.get(topic, 0) + 1
         self._topics[topic] = partitions, configs
         self._tell(topic)
@@ -100,6 +101,13 @@ class Stage:
         self.broker.restart()
         for topic, (partitions, _) in self._topics.items():
             self.broker.admin.led(topic, partitions)
+
+    @contextlib.contextmanager
+    def moving(self):
+        """Partitions and groups go from node to node meanwhile."""
+        self.log.add("moving")
+        yield
+        self.log.add("moved")
 
     def reset(self, group, offsets):
         """Sets a group's offsets as the admin tool does, over the watched port: (topic, partition) → offset."""

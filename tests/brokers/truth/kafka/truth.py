@@ -16,6 +16,8 @@ import dataclasses
 from .log import read
 
 MILLISECOND = 1_000_000
+# Until clients have found out who leads now.
+SETTLING = 1000 * MILLISECOND
 
 
 @dataclasses.dataclass
@@ -84,7 +86,7 @@ class Truth:
         self.topics = collections.defaultdict(list)      # topic → (from when, generation)
         self.ids = {}                                    # id of a topic → (topic, generation)
         self.surveys = collections.defaultdict(list)     # (topic, generation, partition) → log entries, in time's order
-        self.handles, self.sends, self.restarts = {}, {}, 0
+        self.handles, self.sends, self.restarts, self.moves = {}, {}, 0, []
         self._ends = {}                                  # (handle, transaction) → committed?
         self._killed = set()                             # pids
         self._partitions, self._shrinking = None, {}
@@ -164,6 +166,16 @@ class Truth:
 
     def _on_restarted(self, _entry):
         self.restarts += 1
+
+    def moves_at(self, at):
+        """Whether partitions and groups go from node to node then; clients need a moment more to find them."""
+        return any(begin <= at <= end + SETTLING for begin, end in self.moves)
+
+    def _on_moving(self, entry):
+        self.moves.append((entry["t"], 2**63))
+
+    def _on_moved(self, entry):
+        self.moves[-1] = (self.moves[-1][0], entry["t"])
 
     def _place(self):
         """Every send gets its offset: as it was acknowledged, or, without an acknowledgement, where the log has its label."""
