@@ -8,7 +8,8 @@
  * each batch; the last one may be cut off by the field's end. The first field is looked for in the first WINDOW_BYTES of a
  * packet, the next one in as many bytes behind the last. A field counts as found where its length stands before a batch header
  * that agrees with itself in six places (org.apache.kafka.common.record.DefaultRecordBatch). In a Produce request each field is
- * one whole batch, as long as it says. Within a field each batch begins where the one before ends. Where that is not so, or a header is not whole, all is copied up to the packet's end.
+ * one whole batch, as long as it says. Within a field each batch begins where the one before ends. Where that is not so, or a
+ * header is not whole, all is copied up to the packet's end.
  *
  * The first KEPT_OF_BATCH bytes of each batch are copied. What a packet leaves behind is kept per socket and direction by
  * sequence number, as in skip.h.
@@ -288,27 +289,18 @@ static __always_inline bool resume_batch(struct __sk_buff *skb, struct packet *p
 __noinline int skip_batches(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct walk w = {};
-	struct frames *f;
 	int most;
 
 	if (!p || !s || !resume_batch(skb, p, s, &w))
 		return 0;
 	/* A walk over batches keeps the flow's DEMAND_* flags here. */
 	w.keep = s->batches[p->direction & 1];
-	f = &s->frames[p->direction & 1];
-	most = f->in_vain < PACKETS_IN_VAIN || f->in_vain % 16 == 0 ? BATCHES_PER_PACKET : BATCHES_IN_VAIN;
+	most = steps_of_walk(&s->frames[p->direction & 1], BATCHES_PER_PACKET, BATCHES_IN_VAIN);
 	for (int batch = 0; batch < BATCHES_PER_PACKET; batch++) {
 		if (w.done || batch >= most || !walk_batch(skb, p, s, &w))
 			break;
 	}
-	f->in_vain = w.copied ? 0 : f->in_vain + 1;
-	if (w.done)
-		return 1;
-	if (!w.copied)
-		return 0;
-	p->more = 0;
-	p->captured += emit_range(skb, p, s, w.copied, p->length);
-	return 1;
+	return end_walk(skb, p, s, &w);
 }
 
 /*

@@ -237,34 +237,41 @@ static __always_inline bool may_skip(struct packet *p, struct socket_state *s)
 	return p->length >= control.skip_from_bytes || s->skipping[p->direction & 1];
 }
 
-static __always_inline int frames_to_follow(struct frames *f)
+/* How many steps a walk takes: few in a flow in which packets have had nothing to leave out lately. */
+static __always_inline int steps_of_walk(struct frames *f, int most, int in_vain)
 {
-	return f->in_vain < PACKETS_IN_VAIN || f->in_vain % 16 == 0 ? FRAMES_PER_PACKET : FRAMES_IN_VAIN;
+	return f->in_vain < PACKETS_IN_VAIN || f->in_vain % 16 == 0 ? most : in_vain;
+}
+
+/* Ends a walk: what is behind the last part that was left out is copied. 0: none was, and nothing is copied here. */
+static __always_inline int end_walk(struct __sk_buff *skb, struct packet *p, struct socket_state *s, struct walk *w)
+{
+	struct frames *f = &s->frames[p->direction & 1];
+
+	f->in_vain = w->copied ? 0 : f->in_vain + 1;
+	if (w->done)
+		return 1;
+	if (!w->copied)
+		return 0;
+	p->more = 0;
+	p->captured += emit_range(skb, p, s, w->copied, p->length);
+	return 1;
 }
 
 /* Copies what is to be copied of a packet with large bodies. 0: it has none, and nothing is copied here. */
 __noinline int skip_bodies(struct __sk_buff *skb, struct packet *p, struct socket_state *s)
 {
 	struct walk w = {};
-	struct frames *f;
 	int most;
 
 	if (!p || !s || !resume(skb, p, s, &w))
 		return 0;
-	f = &s->frames[p->direction & 1];
-	most = frames_to_follow(f);
+	most = steps_of_walk(&s->frames[p->direction & 1], FRAMES_PER_PACKET, FRAMES_IN_VAIN);
 	for (int frame = 0; frame < FRAMES_PER_PACKET; frame++) {
 		if (w.done || frame >= most || !walk_frame(skb, p, s, &w))
 			break;
 	}
-	f->in_vain = w.copied ? 0 : f->in_vain + 1;
-	if (w.done)
-		return 1;
-	if (!w.copied)
-		return 0;
-	p->more = 0;
-	p->captured += emit_range(skb, p, s, w.copied, p->length);
-	return 1;
+	return end_walk(skb, p, s, &w);
 }
 
 #endif

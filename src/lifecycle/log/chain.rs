@@ -465,10 +465,11 @@ impl Chain {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn piece(first: i64, last: i64, holder: &Rc<Party>) -> Piece {
+    /// Records that were dispatched once.
+    pub fn piece(first: i64, last: i64, holder: &Rc<Party>) -> Piece {
         Piece {
             first,
             last,

@@ -96,7 +96,7 @@ impl Done {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::message::Moment;
+    use super::super::chain::tests::piece;
     use super::*;
     use crate::stream::ConnectionId;
 
@@ -105,7 +105,7 @@ mod tests {
         let holder = Party::unknown(ConnectionId(1));
         let mut chain = Chain::default();
         for offset in (0..many).map(|number| 2 * number) {
-            chain.put(Piece { first: offset, last: offset, ..piece_of(&holder) });
+            chain.put(piece(offset, offset, &holder));
             for piece in chain.take_before(offset + 1) {
                 chain.done(&piece, Timestamp(2));
             }
@@ -140,30 +140,12 @@ mod tests {
         let holder = Party::unknown(ConnectionId(1));
         chain.gaps.borrow_mut().add(10, 10);
         for (first, last) in [(0, 9), (11, 19), (21, 29)] {
-            let piece = Piece { first, last, count: last.abs_diff(first) + 1, ..piece_of(&holder) };
-            chain.done(&piece, Timestamp(2));
+            chain.done(&piece(first, last, &holder), Timestamp(2));
         }
         let found: Vec<_> = chain.done.iter().map(|done| (done.first, done.last, done.count)).collect();
         assert_eq!(found, [(0, 19, 19), (21, 29, 9)]);
         let back = chain.gone_back(8, Timestamp(3));
         let found: Vec<_> = back.iter().map(|done| (done.first, done.last, done.count, done.counted)).collect();
         assert_eq!(found, [(8, 19, 11, true), (21, 29, 9, true)]);
-    }
-
-    fn piece_of(holder: &Rc<Party>) -> Piece {
-        Piece {
-            first: 0,
-            last: 0,
-            count: 1,
-            delivery: 1,
-            state: State::Processing,
-            dispatched: Timestamp(1),
-            processing: Moment::default(),
-            first_failed: Moment::default(),
-            assignment: 0,
-            counted: true,
-            holder: holder.clone(),
-            single: None,
-        }
     }
 }

@@ -1,7 +1,6 @@
 //! Whether bytes are Kafka's, and where a frame begins among bytes that are.
 
 use std::cmp::Ordering;
-use std::ops::RangeInclusive;
 
 use super::header::RequestHeader;
 use super::layout::{Direction, Layout};
@@ -40,9 +39,11 @@ pub(super) fn is_request(bytes: &[u8], client_id: Option<&[u8]>) -> bool {
         Ordering::Less => begins(bytes, size + SIZE, client_id),
         Ordering::Greater => size <= LARGEST as usize && header.api_key == api::PRODUCE && is_produce(rest, header),
     };
-    // The first request of a connection is one of these; a later one may be any.
-    let is_greeting = [api::API_VERSIONS, api::SASL_HANDSHAKE, api::METADATA].contains(&header.api_key);
-    fits && is_known(header) && is_client_id(rest, client_id, is_greeting && size + SIZE == bytes.len())
+    // The first request of a connection is one of these; a later one may be any. What brokers tell each other has a name, but in a
+    // recording all of it is wiped behind the head.
+    let is_first =
+        [api::API_VERSIONS, api::SASL_HANDSHAKE, api::METADATA].contains(&header.api_key) || is_between_brokers(header);
+    fits && is_known(header) && is_client_id(rest, client_id, is_first && size + SIZE == bytes.len())
 }
 
 /// What a request to produce has behind its client id: a transactional id, if any, how many replicas must have the records, and
@@ -91,12 +92,20 @@ fn begins(bytes: &[u8], at: usize, client_id: Option<&[u8]>) -> bool {
 }
 
 fn is_known(header: RequestHeader) -> bool {
-    /// What a controller that is none of KRaft's tells its brokers, without any greeting: LeaderAndIsr, StopReplica,
-    /// UpdateMetadata, ControlledShutdown. Nothing of it is wanted.
-    const OF_CONTROLLERS: RangeInclusive<i16> = 4..=7;
-    const NEWEST_OF_CONTROLLERS: i16 = 8;
-    let of_controller = OF_CONTROLLERS.contains(&header.api_key) && header.api_version <= NEWEST_OF_CONTROLLERS;
-    of_controller || Layout::find(header.api_key, Direction::Request, header.api_version).is_some()
+    is_between_brokers(header) || Layout::find(header.api_key, Direction::Request, header.api_version).is_some()
+}
+
+/// What brokers tell each other on connections of their own, without any greeting. Nothing of it is wanted.
+fn is_between_brokers(header: RequestHeader) -> bool {
+    let newest = match header.api_key {
+        // What a controller that is none of KRaft's tells its brokers: LeaderAndIsr, StopReplica, UpdateMetadata,
+        // ControlledShutdown.
+        4..=7 => 8,
+        // WriteTxnMarkers: from a transaction's coordinator to the leaders of its partitions, its own broker among them.
+        27 => 2,
+        _ => return false,
+    };
+    header.api_version <= newest
 }
 
 /// Whether a client id follows the head: this one, or one that can be read; `none_is_one`: it may be empty, or null.
@@ -142,6 +151,8 @@ mod tests {
         assert!(!is_request(&request(12, 0, b"app", b"rest"), Some(b"other")));
         assert!(!is_request(&request(12, 99, b"app", b"rest"), None), "no such version");
         assert!(is_request(&request(6, 6, b"1", b"what a controller says"), None));
+        assert!(is_request(&request(27, 1, b"broker-1-txn-marker-sender", b"markers"), None));
+        assert!(!is_request(&request(27, 3, b"broker-1-txn-marker-sender", b"markers"), None), "no such version");
         assert!(!is_request(&request(12, 0, b"a\0p", b"rest"), None), "no such name");
         let two = [request(12, 0, b"app", b"rest"), request(3, 1, b"app", b"")].concat();
         assert!(is_request(&two, None));
@@ -163,6 +174,11 @@ mod tests {
     #[test]
     fn what_was_wiped_and_frames_of_amqp_are_none() {
         assert!(!is_request(&[0; 100], None));
+        let mut wiped = request(6, 7, b"1", b"what a controller says");
+        wiped[REQUEST_HEAD..].fill(0);
+        assert!(is_request(&wiped, None), "its head says what it was");
+        wiped.push(0);
+        assert!(!is_request(&wiped, None), "if it ends with its packet");
         let body = [&[3, 0, 1, 0, 0, 13, 7, 0, 0, 0, 0, 4][..], b"text", &[0x61; 3400]].concat();
         assert!(!is_request(&body, None));
         assert!(!is_request(b"AMQP\0\0\x09\x01", None));

@@ -332,3 +332,26 @@ fn an_answer_with_a_hole_is_lost() {
         assert!(!told || hole > 24, "a hole at {hole}");
     }
 }
+
+/// What a coordinator of transactions says to a broker, on a connection that begins with it; and what is left of it in a recording.
+#[test]
+fn brokers_speak_to_each_other_without_a_greeting() {
+    let marker = frame(Flow::Forward, b"\0\x1b\0\x01\0\0\0\0\0\x05sende\0\x02", &[7; 100]).bytes;
+    let mut wiped = marker.clone();
+    wiped[12..].fill(0);
+    for first in [marker, wiped] {
+        let mut listener = Listener::new();
+        listener.sessions.keep_secrets();
+        // More than a connection that is no AMQP may say before it is called unknown.
+        for _ in 0..20_000 {
+            let from = listener.positions[0] + 12;
+            listener.hear(Flow::Forward, &first, true);
+            listener.hear(Flow::Backward, &frame(Flow::Backward, &0i32.to_be_bytes(), &[0; 40]).bytes, true);
+            let secrets: Vec<_> = listener.sessions.secrets().map(|(_, flow, range)| (flow, range)).collect();
+            assert_eq!(secrets, [(Flow::Forward, from..listener.positions[0])], "nobody knows what is in it");
+        }
+        let troubles: Vec<_> =
+            listener.end().into_iter().filter(|said| matches!(said, Operation::NotDecoded { .. })).collect();
+        assert!(troubles.is_empty(), "{troubles:?}");
+    }
+}

@@ -6,6 +6,10 @@ from ..client import polled
 from ..stage import KINDS, scenario
 from .groups import filled
 
+# A broker with ZooKeeper answers before its controller has told it who leads what: it knows no topic and no broker, not even
+# itself. librdkafka then closes its last connection, and looks for another one only after five minutes, if it is not told otherwise.
+REBOOTSTRAP = {"librdkafka": {"metadata.recovery.rebootstrap.trigger.ms": 1000}}
+
 
 def drained_for(consumer, seconds, until):
     """Polls and commits until `until()`, at most so long."""
@@ -20,7 +24,7 @@ def drained_for(consumer, seconds, until):
 def broker_killed(s, kind):
     """The broker dies under load and comes back: what was on its way is sent again, and every record has a fate."""
     topic = s.topic(partitions=2)
-    consumer = s.consumer(kind, "readers", session=30_000).subscribe(topic)
+    consumer = s.consumer(kind, "readers", session=30_000, extra=REBOOTSTRAP.get(kind)).subscribe(topic)
     consumer.poll(assigned=2)
     producer = s.producer(kind, which=1, idempotent=True, acks="all", linger=2)
     producing = producer.ask("produce", topic=topic, stem=s.prefix, n=400, first=0, size=100, pause=10, headers=[])
