@@ -188,8 +188,8 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Waits until there are records or `timeout` is over, and hands over at most a few thousand of them. A signal ends the
-    /// wait early. Records that make no sense are counted ([`Capture::malformed`]) and left out. The counters of each second come
+    /// Waits until there are records or `timeout` is over, and hands over at most a few hundred of them. A signal ends the
+    /// wait early, and so does the end of a nap, which is far shorter than most timeouts. Records that make no sense are counted ([`Capture::malformed`]) and left out. The counters of each second come
     /// first, so that a loss is known before anything is concluded from what the records do not say.
     pub fn poll(&mut self, timeout: Duration, handle: &mut dyn FnMut(Record<'_>)) -> io::Result<Polled> {
         self.clock.refresh();
