@@ -8,13 +8,18 @@ Each system's parts are the methods of its `Bench`; those in WHEN_ASKED run only
 """
 
 import argparse
+import pathlib
 import shutil
 
 import costs
 from costs import kafka, rabbitmq
-from truth.places import REPOSITORY, WORK, alone
+from truth.places import REPOSITORY, WORK, alone, own_network
 
 SYSTEMS = {"rabbitmq": rabbitmq, "kafka": kafka}
+# Smallest, first and largest receive buffer of a connection, in bytes. The kernel's first one, 128 KiB, opens a window smaller than
+# a segment of the loopback's; a saturated consumer that is late once may then get 64 KiB every 200 ms for the rest of a run, with or
+# without an agent (docs/performance.md).
+RECEIVE_BUFFER = "4096 1048576 6291456"
 
 
 def write(name, text):
@@ -57,6 +62,8 @@ def main():
             options.error(f"{chosen.system} has no part {part}: {', '.join(known)}")
     directory = WORK / "bench"
     alone("bench")
+    own_network()
+    pathlib.Path("/proc/sys/net/ipv4/tcp_rmem").write_text(RECEIVE_BUFFER)
     for name in [chosen.system] if chosen.system else SYSTEMS:
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
