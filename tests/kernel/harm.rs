@@ -96,8 +96,7 @@ fn an_idle_reader_sleeps_until_it_is_woken() {
     for _ in 0..30 {
         tap.take(Duration::from_millis(100));
     }
-    // Twenty naps of 20 ms, then ten waits as long as they may be: 1.4 s, each wait a few switches at the most. Polling every
-    // 5 ms would be three hundred.
+    // Thirty waits, the first of them naps: 3 s, each a few switches at the most. Polling every 5 ms would be six hundred.
     assert!(context_switches() - before < 100, "{} context switches", context_switches() - before);
 
     // The naps are behind it: this wait has no end but a record's.

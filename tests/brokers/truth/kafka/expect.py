@@ -303,9 +303,10 @@ class _Consuming(_Rules):
                 continue
             # What an old leader sent last, some clients throw away and ask the new one for.
             again = ANY if self.restless or offset in self.moved else max(0, passes - self.times[offset])
-            chain.bounds.may("Dispatched", again)
-            chain.bounds.may("Processing", again)
-            chain.bounds.may("Failed", again)
+            unread = ANY if again is ANY else again + self.truth.discards(self.group)
+            chain.bounds.may("Dispatched", unread)
+            chain.bounds.may("Processing", unread)
+            chain.bounds.may("Failed", unread)
             if again and offset not in self.acknowledged and self.committed is not None and offset < self.committed:
                 chain.bounds.may("Acknowledged", again)
             if offset in self.acknowledged and offset not in self.again and not again:

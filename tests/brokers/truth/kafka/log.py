@@ -25,6 +25,7 @@ partition, offset]`. An `error` is null, or the broker's code and its name; what
 
 Written by the scenario itself, from what the broker's admin interface says over the port that nobody watches:
 
+    broker      version: as the tests name it
     topic       topic, id, partitions, generation (1 for the first topic of that name), configs
     gone        topic, generation
     truncated   topic, generation, partition, before: records before it are deleted

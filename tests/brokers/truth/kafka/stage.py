@@ -33,6 +33,7 @@ class Stage:
         self.path = directory / f"{name}.truth.jsonl"
         self.path.unlink(missing_ok=True)
         self.log = Log(self.path)
+        self.log.add("broker", version=broker.version)
         self._processes, self._handles, self._names = {}, [], itertools.count(1)
         self._topics, self._generations, self._groups, self._shares = {}, {}, {}, {}
 

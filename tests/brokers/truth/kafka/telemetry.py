@@ -20,7 +20,7 @@ def check_telemetry(spans, points, checker, tally):
     """`checker` has compared the agent's lines of the same run with the truth."""
     lines = [(flatten(line), line["attributes"].get("process.pid")) for line in checker.seen.transitions]
     refused = [flatten(event) for event in checker.seen.events if event["event"] == "settle_failed"]
-    story = _Story(flat for flat, _ in lines)
+    story = _Story((flat for flat, _ in lines), checker)
     _metrics(points, lines, refused, story, checker, tally)
     _spans(spans, lines, refused, story, tally)
     _links(spans, checker, tally)
@@ -32,13 +32,16 @@ def check_telemetry(spans, points, checker, tally):
 class _Story:
     """What the lines say of each offset in turn."""
 
-    def __init__(self, flats):
+    def __init__(self, flats, checker):
+        # What a line without a group is about, if its reader only names its group later.
+        aliases = {prefix: expected.aliases() for prefix, expected in checker.expected.items()}
         self.timed, self.unread, self.in_flight = collections.Counter(), collections.Counter(), collections.Counter()
         held = {}
         for flat in flats:
             if flat["first"] is None or flat["state"] in ("Created", "Confirmed", "PublishFailed"):
                 continue
-            place = flat["group"], flat["topic"], flat["partition"]
+            group = aliases.get(flat["topic"].split(".")[0], {}).get(flat["group"], flat["group"])
+            place = group, flat["topic"], flat["partition"]
             read = held.get((*place, flat["first"]))
             if flat["state"] in ENDED and read and read[0] == "Processing" and read[1] == "observed":
                 self.timed[flat["topic"], flat["group"]] += flat["count"]

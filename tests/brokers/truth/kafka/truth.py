@@ -72,8 +72,12 @@ class Group:
         return next((options.get("isolation") or "read_uncommitted" for options in self.handles.values()), "read_uncommitted")
 
     def aliases(self):
-        """What it may be called: librdkafka insists on a group for readers without one."""
-        return {self.name, *(f"{o['client_id']}.none" for o in self.handles.values() if self.name is None)}
+        """What it may be called: librdkafka insists on a group for readers without one, and Java, if it is given where to begin,
+        names its group only when it commits."""
+        if self.name is None:
+            return {None, *(f"{options['client_id']}.none" for options in self.handles.values())}
+        late = any(options["client"] == "java" and options.get("given_offsets") for options in self.handles.values())
+        return {self.name, None} if late else {self.name}
 
 
 class Truth:
@@ -87,6 +91,7 @@ class Truth:
         self.ids = {}                                    # id of a topic → (topic, generation)
         self.surveys = collections.defaultdict(list)     # (topic, generation, partition) → log entries, in time's order
         self.handles, self.sends, self.restarts, self.moves = {}, {}, 0, []
+        self.broker = None                               # its version
         self._ends = {}                                  # (handle, transaction) → committed?
         self._killed = set()                             # pids
         self._partitions, self._shrinking = None, {}
@@ -127,6 +132,16 @@ class Truth:
     def isolated(self, group, record):
         """Whether this group is not given the record, because its transaction was aborted."""
         return record.aborted and group.isolation == "read_committed"
+
+    def discards(self, group):
+        """Whether clients of the group may throw away an answer, once for a record, and ask again.
+
+        librdkafka does with an answer of an old broker whose last record is where it believes the log's end to be.
+        """
+        return self.broker == "2.8" and any(options["client"] == "librdkafka" for options in group.handles.values())
+
+    def _on_broker(self, entry):
+        self.broker = entry["version"]
 
     # Producers
 

@@ -43,7 +43,7 @@ def assigned(s, start, kind):
     on, Java does not speak of the group before it commits."""
     topic = filled(s, kind, 20, partitions=2)
     places = [(topic, 0), (topic, 1)] if start == "stored" else [(topic, 0, 0), (topic, 1, 5)]
-    consumer = s.consumer(kind, "readers").assign(*places)
+    consumer = s.consumer(kind, "readers", given_offsets=start == "given").assign(*places)
     consumer.poll(records=40 if start == "stored" else 35)
     consumer.commit()
 
